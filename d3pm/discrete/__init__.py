@@ -1,0 +1,1 @@
+"""The discrete wing: D3PM and what only it has."""

@@ -1,0 +1,58 @@
+r"""The one interface: a process q destroys data step by step, and turns a belief into one step back.
+
+The bound, the reverse loop, training, evaluation and saving are written against this class alone and serve
+both wings. Times are int64 tensors (B,) in 0 … T with :math:`x_0` the data; steps are pairs s < t.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from d3pm.distributions import Distribution
+
+
+class Process(ABC):
+    """A diffusion: no network and no hidden state inside.
+
+    Attributes:
+        num_steps: T.
+    """
+
+    num_steps: int
+
+    @classmethod
+    @abstractmethod
+    def example(cls) -> Sequence[Process]:
+        """Small instances on which the contract tests run."""
+
+    @abstractmethod
+    def prior(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Distribution:
+        """:math:`p(x_T)` over a batch of the given shape."""
+
+    @abstractmethod
+    def marginal(self, x0: Tensor, t: Tensor) -> Distribution:
+        r""":math:`q(x_t | x_0)`."""
+
+    @abstractmethod
+    def posterior(self, x0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        r""":math:`q(x_s | x_t, x_0)`, a point at :math:`x_0` for s = 0."""
+
+    @abstractmethod
+    def predict(self, output: Tensor, x_t: Tensor, t: Tensor) -> Distribution:
+        r"""What the network's raw output says about :math:`x_0`."""
+
+    @abstractmethod
+    def reverse(self, output: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        r""":math:`p_\theta(x_s | x_t)`; the likelihood of the data at s = 0."""
+
+    def q_sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        r"""Corrupt the data: :math:`x_t \sim q(x_t | x_0)`."""
+        return self.marginal(x0, t).sample(generator)
+
+    def hold(self, x_s: Tensor, x0: Tensor, known: Tensor, s: Tensor, generator: torch.Generator | None) -> Tensor:
+        r"""Put known data back into a sample on its way: noised to time s, or as the process prefers."""
+        return torch.where(known, self.q_sample(x0, s, generator), x_s)

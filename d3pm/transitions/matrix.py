@@ -1,0 +1,142 @@
+"""Any transition matrices at all."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d3pm.errors import ConfigError
+from d3pm.tables import Table
+from d3pm.transitions.base import Transition
+from d3pm.transitions.laws import checked_law
+from d3pm.transitions.operators import DenseOperator
+
+CACHE_BYTES = 2**28  # what strided products may take
+
+
+class MatrixTransition(Transition):
+    r"""A stack of row-stochastic matrices :math:`Q_1 \ldots Q_T`, used as they are.
+
+    Storage :math:`8 T K^2` bytes, and as much again for :math:`\bar Q_t`; rows and columns O(K) an entry, a reverse
+    step O(K²). The slow, obvious twin of every structured kernel, and the way in for matrices of your own.
+
+    Args:
+        matrices: (T, K, K), or a ``.npy`` or ``.safetensors`` file of it (one tensor).
+        stationary: The law every step keeps, (K,). Solved for if not given.
+
+    Raises:
+        ConfigError: If a matrix is not row-stochastic (the message names t, the row and its sum), or if no
+            single law is kept by all of them and ``stationary`` is not given.
+
+    References:
+        Austin et al., 2021, section 3.
+
+    >>> kernel = MatrixTransition(torch.tensor([[[0.9, 0.1], [0.1, 0.9]]]))
+    >>> kernel.stationary()
+    tensor([0.5000, 0.5000], dtype=torch.float64)
+    """
+
+    def __init__(self, matrices: Tensor | str | Path, stationary: Tensor | None = None) -> None:
+        stack = read_matrices(matrices) if isinstance(matrices, (str, Path)) else torch.as_tensor(matrices)
+        self.matrices = checked_stack(stack)
+        self.num_steps, self.num_states = self.matrices.shape[:2]
+        self._steps = Table(self.matrices)
+        self._stationary = solve_stationary(self.matrices) if stationary is None else checked_law(stationary, "stationary")
+        self.stationary_given = stationary
+        bars = [torch.eye(self.num_states, dtype=torch.float64)]
+        for step in self.matrices:
+            bars.append(bars[-1] @ step)
+        self._bars = Table(torch.stack(bars))
+        self._products: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+
+    @classmethod
+    def example(cls, num_states: int, num_steps: int) -> MatrixTransition:
+        """Random doubly stochastic matrices: mixtures of permutations, lazy enough to carry signal."""
+        generator = torch.Generator().manual_seed(num_states * 1000 + num_steps)
+        eye = torch.eye(num_states, dtype=torch.float64)
+        moves = torch.stack([eye[torch.randperm(num_states, generator=generator)] for _ in range(3 * num_steps)])
+        weights = torch.rand(num_steps, 3, 1, 1, generator=generator, dtype=torch.float64)
+        weights = 0.5 * weights / weights.sum(1, keepdim=True)
+        shuffled = (weights * moves.view(num_steps, 3, num_states, num_states)).sum(1)
+        return cls(0.3 * eye + 0.2 / num_states + shuffled)
+
+    def stationary(self) -> Tensor:
+        """See the base class."""
+        return self._stationary
+
+    def between(self, s: Tensor, t: Tensor) -> DenseOperator:
+        """See the base class: single steps and products from 0 are read off, others multiplied once and kept."""
+        pairs, index = torch.stack([s, t], -1).unique(dim=0, return_inverse=True)
+        products = torch.stack([self._product(a, b) for a, b in pairs.tolist()])
+        return DenseOperator(products.to(s.device)[index])
+
+    def _product(self, s: int, t: int) -> Tensor:
+        if s == 0 or s == t:
+            return self._bars.values[t if s == 0 else 0]
+        if t == s + 1:
+            return self._steps.values[s]
+        if (s, t) not in self._products:
+            self._products[s, t] = self._product(s, t - 1) @ self._steps.values[t - 1]
+            while len(self._products) * 8 * self.num_states**2 > CACHE_BYTES:
+                self._products.popitem(last=False)
+        return self._products[s, t]
+
+
+def checked_stack(stack: Tensor) -> Tensor:
+    """Float64 (T, K, K) with rows that are laws."""
+    if stack.dim() != 3 or stack.shape[1] != stack.shape[2] or 0 in stack.shape:
+        raise ConfigError(f"matrices has shape {tuple(stack.shape)}: give (T, K, K), one square matrix a step")
+    stack = stack.detach().to("cpu", torch.float64)
+    negative = (~(stack >= 0)).nonzero()
+    if len(negative):
+        t, i, j = negative[0].tolist()
+        raise ConfigError(
+            f"matrices: entry [{i}, {j}] at t={t + 1} is {stack[t, i, j].item():.6g}: it must be at least 0"
+        )
+    sums = stack.sum(-1)
+    off = ((sums - 1).abs() > 1e-6).nonzero()
+    if len(off):
+        t, i = off[0].tolist()
+        hint = "; its columns do sum to 1: transpose it" if bool(((stack[t].sum(0) - 1).abs() < 1e-6).all()) else ""
+        raise ConfigError(f"matrices: row {i} at t={t + 1} sums to {sums[t, i].item():.6g}, not to 1{hint}")
+    return stack / sums.unsqueeze(-1)
+
+
+def read_matrices(path: str | Path) -> Tensor:
+    """One tensor from a ``.npy`` or ``.safetensors`` file."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"matrices: no file {path}: give a .npy or .safetensors file of shape (T, K, K)")
+    try:
+        if path.suffix == ".npy":
+            return torch.from_numpy(np.load(path, allow_pickle=False))
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            tensors = list(load_file(path).values())
+            if len(tensors) != 1:
+                raise ConfigError(f"matrices: {path} holds {len(tensors)} tensors: it must hold exactly one")
+            return tensors[0]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"matrices: {path} cannot be read ({error}): save it again") from error
+    raise ConfigError(f"matrices: {path} is neither .npy nor .safetensors")
+
+
+def solve_stationary(stack: Tensor) -> Tensor:
+    r"""The one law with :math:`\pi Q_t = \pi` for every t, from the null space of the average matrix."""
+    num_states = stack.shape[-1]
+    leak = torch.eye(num_states, dtype=torch.float64) - stack.mean(0)
+    _, values, vectors = torch.linalg.svd(leak.T)
+    law = vectors[-1].abs()
+    law = (law / law.sum()).where(law > 1e-14, 0.0)
+    law = law / law.sum()
+    unique = num_states == 1 or float(values[-2]) > 1e-10
+    kept = float((law @ stack - law).abs().max()) < 1e-8
+    if not (unique and kept):
+        why = "more than one law is" if not unique else "no single law is"
+        raise ConfigError(f"matrices: {why} kept by every step: give stationary, the law of x_T, a (K,) tensor")
+    return law

@@ -1,0 +1,79 @@
+r"""Laws of the absorbing kernel: an entry that may move goes to its target with one rate, or stays.
+
+.. math:: P = r\, T + (1 - r)\, \delta_{\text{anchor}} \quad \text{where free, else } \delta_{\text{anchor}}
+
+The target never has mass on the anchor of a free entry, so every divergence splits into a rate part and a
+target part, and nothing is ever summed over K beyond normalising the belief.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from d3pm.distributions import Categorical, Distribution, safe_log, uniforms
+from d3pm.transitions.belief import Belief, certainly
+
+
+class Reveal(Categorical):
+    """Move to the target at ``rate`` where ``free``, else stay at the anchor.
+
+    Args:
+        num_states: K.
+        anchor: Where an entry is, int64 (B, \\*).
+        free: Which entries may move, bool (B, \\*).
+        rate: r, float64, broadcastable to (B, \\*).
+        target: The states moved to (B, \\*), or the belief in them.
+    """
+
+    def __init__(
+        self, num_states: int, anchor: Tensor, free: Tensor, rate: Tensor, target: Tensor | Belief
+    ) -> None:
+        self.num_states, self.anchor, self.free, self.rate, self.target = num_states, anchor, free, rate, target
+        self.dtype = target.dtype if isinstance(target, Belief) else rate.dtype
+
+    def _log_target(self, x: Tensor) -> Tensor:
+        if isinstance(self.target, Belief):
+            return self.target.log_prob(x)
+        return certainly(x, self.target, self.dtype)
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """Dense (B, \\*, K), for looking at and for the slow twin."""
+        rate = (self.rate * self.free).to(self.dtype)
+        if isinstance(self.target, Belief):
+            targets = self.target.log_probs
+        else:
+            shape = (*self.anchor.shape, self.num_states)
+            targets = torch.full(shape, -torch.inf, dtype=self.dtype, device=self.anchor.device)
+            targets = targets.scatter_(-1, self.target.unsqueeze(-1), 0.0)
+        moved = safe_log(rate).unsqueeze(-1) + targets
+        return moved.scatter(-1, self.anchor.unsqueeze(-1), safe_log(1 - rate).unsqueeze(-1))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """See the base class; one pass over K under a belief, O(1) otherwise."""
+        rate = self.rate * self.free
+        moved = safe_log(rate) + self._log_target(x)
+        return torch.where(x == self.anchor, safe_log(1 - rate), moved).to(self.dtype)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Two stages: reveal or not, then a state of the target; exact for the rarest token."""
+        moves = (uniforms(self.anchor.shape, self.anchor.device, generator) < self.rate) & self.free
+        if isinstance(self.target, Belief):
+            return self.target.sample_where(moves, self.anchor, generator)
+        return torch.where(moves, self.target, self.anchor)
+
+    def kl(self, other: Distribution) -> Tensor:
+        """See the base class; the target part is ``rate`` times the surprise at the target."""
+        if not isinstance(other, Reveal) or isinstance(self.target, Belief):
+            return super().kl(other)
+        if other.anchor is not self.anchor and not torch.equal(other.anchor, self.anchor):
+            return super().kl(other)
+        r, q = self.rate, other.rate
+        # The rate part is one number an example, and exactly zero between a posterior and its reverse.
+        rates = torch.xlogy(r, r) - torch.xlogy(r, q) + torch.xlogy(1 - r, 1 - r) - torch.xlogy(1 - r, 1 - q)
+        surprise = r * -other._log_target(self.target) if other.target is not self.target else r * 0
+        zero = rates.new_zeros(())
+        return torch.where(self.free & (r > 0), rates + surprise, torch.where(self.free, rates, zero)).to(other.dtype)
