@@ -1,0 +1,38 @@
+"""Wrappers around a network: the sampler never learns that its network is guided."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from d3pm.objectives import Network
+
+
+class ClassifierFreeGuidance:
+    r"""Push the output away from the unconditional one: :math:`u + s\,(c - u)`.
+
+    Scale 0 is unconditional, 1 conditional, above 1 exaggerated; Ho and Salimans' w is s - 1. On logits this
+    tilts the belief to :math:`\tilde p_c^{\,s}\, \tilde p_u^{\,1-s}`; on :math:`\epsilon`, x0 or v it moves along the line.
+    Two network calls a step (one for scales 0 and 1).
+
+    Args:
+        network: Trained with its condition dropped some of the time.
+        scale: s.
+        null: The keyword arguments that stand for "no condition".
+
+    References:
+        Ho and Salimans, *Classifier-Free Diffusion Guidance*, 2022, section 3.2.
+    """
+
+    def __init__(self, network: Network, scale: float, null: dict[str, Any]) -> None:
+        self.network, self.scale, self.null = network, scale, null
+
+    def __call__(self, x_t: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        """The guided output, in the shape of the network's."""
+        if self.scale == 1:
+            return self.network(x_t, t, **cond)
+        unconditional = self.network(x_t, t, **{**cond, **self.null})
+        if self.scale == 0:
+            return unconditional
+        return unconditional + self.scale * (self.network(x_t, t, **cond) - unconditional)

@@ -1,0 +1,302 @@
+"""A trained diffusion in one object: network, process, codec and objective; saved, loaded, sampled, scored.
+
+The folder that ``save_pretrained`` writes is complete: ``config.json`` describes every part by class path
+and arguments, ``model.safetensors`` holds the weights and the kernels' own tensors bit by bit, the codec's
+files lie beside them. Loading it needs nothing of :mod:`d3pm.training`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from d3pm.data.base import Codec
+from d3pm.errors import CheckpointError, ConfigError
+from d3pm.objectives import VLB, Network, Objective, VariationalBound, vlb_estimate, vlb_terms
+from d3pm.process import Process
+from d3pm.sampling import sample
+from d3pm.schedules import Schedule
+from d3pm.specs import build, describe, find_class
+from d3pm.transitions.base import Transition
+
+KINDS = (Process, Transition, Schedule, Objective, torch.nn.Module, PretrainedConfig)
+
+
+class DiffusionConfig(PretrainedConfig):
+    """Every part of a :class:`DiffusionModel` as plain data.
+
+    Attributes:
+        process: Spec of the process.
+        network: Spec of the network.
+        objective: Spec of the training loss.
+        codec_class: Class path of the codec whose files lie in the folder, or None.
+        shape: Of one example.
+        constants: Name to shape and dtype of tensors among the arguments, stored with the weights.
+    """
+
+    model_type = "d3pm"
+
+    def __init__(
+        self,
+        process: dict[str, Any] | None = None,
+        network: dict[str, Any] | None = None,
+        objective: dict[str, Any] | None = None,
+        codec_class: str | None = None,
+        shape: Sequence[int] = (),
+        constants: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.process, self.network, self.objective = process, network, objective
+        self.codec_class, self.shape, self.constants = codec_class, list(shape), constants or {}
+
+
+@dataclass
+class DiffusionOutput(ModelOutput):
+    """What a training step returns.
+
+    Attributes:
+        loss: Mean loss in nats per entry.
+        losses: (B,), the same by example.
+    """
+
+    loss: Tensor | None = None
+    losses: Tensor | None = None
+
+
+class Constants(torch.nn.Module):
+    """Tensors among the parts' arguments, kept as raw bytes: no cast of the model may round a matrix."""
+
+    def __init__(self, layout: dict[str, Any]) -> None:
+        super().__init__()
+        self.layout = layout
+        for name, (shape, dtype) in layout.items():
+            size = math.prod(shape) * getattr(torch, dtype).itemsize
+            self.register_buffer(self._key(name), torch.zeros(size, dtype=torch.uint8))
+
+    @staticmethod
+    def _key(name: str) -> str:
+        return name.replace(".", "__")
+
+    def put(self, tensors: dict[str, Tensor]) -> None:
+        """Store the values."""
+        for name, value in tensors.items():
+            raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            getattr(self, self._key(name)).copy_(raw)
+
+    def get(self) -> dict[str, Tensor]:
+        """The values, on the CPU, as they were given."""
+        raw = {name: getattr(self, self._key(name)).cpu() for name in self.layout}
+        return {n: raw[n].view(getattr(torch, dtype)).reshape(shape) for n, (shape, dtype) in self.layout.items()}
+
+
+class DiffusionModel(PreTrainedModel):
+    """A diffusion model: give the parts to make one, ``from_pretrained(path)`` to load one.
+
+    Args:
+        config: Of a saved model; left to ``from_pretrained``.
+        process: The diffusion.
+        network: An ``nn.Module`` called as ``network(x_t, t, **cond)``, each constructor argument of which is
+            kept under its own name.
+        objective: The training loss; the variational bound if not given.
+        codec: Between examples and what people read.
+        shape: Of one example, e.g. (256,).
+
+    Raises:
+        ConfigError: If a part cannot be described, or process and network disagree on the number of states.
+    """
+
+    config_class = DiffusionConfig
+    base_model_prefix = ""
+    main_input_name = "x0"
+    supports_gradient_checkpointing = False
+
+    def __init__(
+        self,
+        config: DiffusionConfig | None = None,
+        *,
+        process: Process | None = None,
+        network: torch.nn.Module | None = None,
+        objective: Objective | None = None,
+        codec: Codec | None = None,
+        shape: Sequence[int] = (),
+    ) -> None:
+        tensors: dict[str, Tensor] = {}
+        if config is None:
+            if process is None or network is None:
+                raise ConfigError("DiffusionModel: give process and network, or load with from_pretrained")
+            check_states(process, network)
+            parts = {"process": process, "network": network, "objective": objective or VariationalBound()}
+            specs = {name: describe(part, tensors, name) for name, part in parts.items()}
+            layout = {n: (list(v.shape), str(v.dtype).removeprefix("torch.")) for n, v in tensors.items()}
+            kind = None if codec is None else f"{type(codec).__module__}.{type(codec).__qualname__}"
+            config = DiffusionConfig(**specs, codec_class=kind, shape=shape, constants=layout)
+            self_parts = parts
+        else:
+            network = build(config.network, KINDS)
+            self_parts = {}
+        super().__init__(config)
+        assert network is not None
+        self.network = network
+        self.constants = Constants(config.constants)
+        self.constants.put(tensors)
+        self.codec = codec
+        self.shape = tuple(config.shape)
+        # Given parts are used as they are; saved ones are built on first use, once the constants are loaded.
+        self.__dict__.update({k: v for k, v in self_parts.items() if k != "network"})
+        self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Leave networks as their constructors made them."""
+
+    @cached_property
+    def process(self) -> Process:
+        """The diffusion, float64 tables and all."""
+        with torch.device("cpu"):  # a lazy load may stand under another default device
+            return build(self.config.process, KINDS, self.constants.get())
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The training loss."""
+        return build(self.config.objective, KINDS, self.constants.get())
+
+    def forward(self, x0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> DiffusionOutput:
+        """One draw of the training loss.
+
+        Args:
+            x0: Data (B, \\*).
+            generator: Source of times and noise; torch's own if not given.
+            **cond: Passed to the network; ``attention_mask`` also says which entries count.
+        """
+        cond.pop("num_items_in_batch", None)  # what a trainer counts is of no use to a bound
+        nats = self.objective(self.process, self.network, x0, generator=generator, **cond)
+        mask = cond.get("attention_mask")
+        dims = x0[0].numel() * len(x0) if mask is None else mask.sum()
+        return DiffusionOutput(loss=nats.sum() / dims, losses=nats)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        steps: int | Sequence[int] | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        batch_size: int | None = None,
+        shape: Sequence[int] | None = None,
+        network: Network | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """``n`` samples, (n, \\*shape).
+
+        Args:
+            n: How many.
+            steps: Network calls for each; T if not given.
+            seed: Equal seeds (and batch sizes) give equal samples.
+            generator: Instead of a seed.
+            batch_size: How many at a time; all if not given.
+            shape: Of one sample; that of training if not given.
+            network: A wrapper around ``self.network`` (guidance, temperature) to use in its place.
+            **kwargs: Of :func:`d3pm.sample`; (n, \\*) tensors are split with the batch.
+        """
+        if n < 1:
+            raise ConfigError(f"the number of samples is {n}: take at least 1")
+        if generator is None and seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+        was_training, _ = self.training, self.eval()
+        shape, size = tuple(shape or self.shape), batch_size or n
+        batches = []
+        for start in range(0, n, size):
+            stop = min(start + size, n)
+            mine = {k: v[start:stop] if isinstance(v, Tensor) and len(v) == n else v for k, v in kwargs.items()}
+            batches.append(
+                sample(
+                    self.process,
+                    network or self.network,
+                    (stop - start, *shape),
+                    steps=steps,
+                    generator=generator,
+                    device=self.device,
+                    **mine,
+                )
+            )
+        self.train(was_training)
+        return torch.cat(batches)
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        x0: Tensor | Iterable[dict[str, Tensor]],
+        *,
+        num_times: int | None = None,
+        seed: int = 0,
+        **cond: Any,
+    ) -> VLB:
+        """The bound on data: exact over t, or from ``num_times`` stratified times an example.
+
+        Args:
+            x0: (B, \\*), or batches ``{"x0": ..., ...}``.
+            num_times: None takes all T.
+            seed: Of times and noise.
+            **cond: Passed to the network, with a tensor x0.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        was_training, _ = self.training, self.eval()
+        batches = [{"x0": x0, **cond}] if isinstance(x0, Tensor) else x0
+        parts = []
+        for batch in batches:
+            data = {k: v.to(self.device) for k, v in batch.items()}
+            if num_times is None:
+                parts.append(vlb_terms(self.process, self.network, generator=generator, **data))
+            else:
+                parts.append(
+                    vlb_estimate(self.process, self.network, generator=generator, num_times=num_times, **data)
+                )
+        self.train(was_training)
+        return VLB.cat(parts)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write the whole model, codec included, to a folder."""
+        super().save_pretrained(save_directory, **kwargs)
+        if self.codec is not None:
+            self.codec.save_pretrained(save_directory)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+        """Load a folder (or hub name) written by :meth:`save_pretrained`.
+
+        Raises:
+            CheckpointError: If it is no such folder, or cannot be read.
+        """
+        folder = Path(path)
+        if folder.exists() and not (folder / "config.json").is_file():
+            raise CheckpointError(f"{path} holds no model (no config.json): give a folder written by save_pretrained")
+        try:
+            model = super().from_pretrained(path, *args, **kwargs)
+        except (ConfigError, CheckpointError):
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{path} cannot be read as a model: {reason}") from error
+        if model.config.codec_class is not None:
+            kind = find_class(model.config.codec_class)
+            if not issubclass(kind, Codec):
+                raise CheckpointError(f"{path}: codec_class {model.config.codec_class} is not a codec")
+            model.codec = kind.from_pretrained(path)
+        return model
+
+
+def check_states(process: Process, network: torch.nn.Module) -> None:
+    """Refuse a network that speaks of another number of states than the process."""
+    wanted, given = getattr(process, "num_states", None), getattr(network, "num_states", None)
+    if wanted is not None and given is not None and wanted != given:
+        raise ConfigError(f"network.num_states is {given}, the transition has num_states={wanted}: make them equal")

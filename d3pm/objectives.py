@@ -1,0 +1,250 @@
+r"""The variational bound, written once against :class:`Process`, and the losses trained on.
+
+.. math::
+    L = \underbrace{\mathrm{KL}(q(x_T|x_0) \,\|\, p(x_T))}_{\text{prior}}
+      + \sum_{t=2}^{T} \underbrace{\mathrm{E}\,\mathrm{KL}(q(x_{t-1}|x_t,x_0) \,\|\, p_\theta(x_{t-1}|x_t))}_{\text{diffusion}}
+      \underbrace{- \mathrm{E} \log p_\theta(x_0|x_1)}_{\text{reconstruction}}
+
+The posterior at s = 0 is a point at the data, whose divergence *is* the negative log-likelihood: the last
+term needs no case of its own. Everything is in nats, summed over the entries of an example. Entries whose
+``attention_mask`` is 0 count for nothing.
+
+References:
+    Sohl-Dickstein et al., 2015; Ho et al., 2020, section 2; Austin et al., 2021, section 2.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d3pm.distributions import Distribution
+from d3pm.errors import ConfigError
+from d3pm.process import Process
+
+Network = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class VLB:
+    """The variational bound of a batch, in nats; each example on its own.
+
+    Attributes:
+        prior: (B,), the divergence of :math:`x_T` from the prior.
+        diffusion: (B, T-1), column i is the term of t = i + 2; or (B, M) weighted samples of them.
+        reconstruction: (B,), the term of t = 1.
+        num_dims: Entries an example has, (B,).
+    """
+
+    prior: Tensor
+    diffusion: Tensor
+    reconstruction: Tensor
+    num_dims: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The bound on :math:`-\\log p(x_0)`, (B,) in nats."""
+        return self.prior + self.diffusion.sum(-1) + self.reconstruction
+
+    def bits_per_dim(self) -> Tensor:
+        """The bound in bits per entry, (B,); bits per character for characters."""
+        return self.total / (self.num_dims * math.log(2))
+
+    @staticmethod
+    def cat(parts: list[VLB]) -> VLB:
+        """Join batches."""
+        return VLB(*(torch.cat([getattr(p, f) for p in parts]) for f in VLB.__dataclass_fields__))
+
+
+def entries(x0: Tensor, cond: dict[str, Any]) -> Tensor:
+    """Which entries count, 1.0 or 0.0, broadcastable to x0."""
+    mask = cond.get("attention_mask")
+    return torch.ones_like(x0, dtype=torch.float64) if mask is None else mask.double().expand_as(x0)
+
+
+def per_example(values: Tensor, weights: Tensor) -> Tensor:
+    """Sum what counts: (B, \\*) to (B,). An entry that does not count may be anything, NaN included."""
+    values = torch.where(weights > 0, values, values.new_zeros(()))
+    return values.flatten(1).sum(1)
+
+
+def batch_time(t: int, x0: Tensor) -> Tensor:
+    """One time for the whole batch, int64 (B,)."""
+    return torch.full((len(x0),), t, dtype=torch.int64, device=x0.device)
+
+
+def prior_term(process: Process, x0: Tensor) -> Tensor:
+    """:math:`L_T` of every entry, (B, \\*)."""
+    noised = process.marginal(x0, batch_time(process.num_steps, x0))
+    return noised.kl(process.prior(x0.shape, x0.device))
+
+
+def step_term(process: Process, output: Tensor, x0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    r""":math:`\mathrm{KL}(q(x_s|x_t,x_0) \| p_\theta(x_s|x_t))` of every entry, (B, \*); :math:`L_0` at s = 0."""
+    return process.posterior(x0, x_t, s, t).kl(process.reverse(output, x_t, s, t))
+
+
+def _term_at(
+    process: Process, network: Network, x0: Tensor, t: Tensor, generator: torch.Generator | None, cond: dict[str, Any]
+) -> Tensor:
+    x_t = process.q_sample(x0, t, generator)
+    term = step_term(process, network(x_t, t, **cond), x0, x_t, t - 1, t)
+    return per_example(term, entries(x0, cond))
+
+
+def vlb_terms(
+    process: Process, network: Network, x0: Tensor, *, generator: torch.Generator | None = None, **cond: Any
+) -> VLB:
+    """Every term of the bound, each with one draw of :math:`x_t`: T network calls.
+
+    Args:
+        process: The diffusion.
+        network: ``network(x_t, t, **cond)``.
+        x0: Data (B, \\*).
+        generator: Source of the draws.
+        **cond: Passed to the network; ``attention_mask`` (B, \\*) also says which entries count.
+
+    Returns:
+        The bound; its ``total`` is an unbiased estimate over the draws of :math:`x_t`. Wrap the call in
+        ``torch.no_grad()`` unless the gradient is wanted: T graphs are kept otherwise.
+    """
+    terms = [
+        _term_at(process, network, x0, batch_time(t, x0), generator, cond)
+        for t in range(1, process.num_steps + 1)
+    ]
+    return _assemble(process, x0, cond, terms[0], torch.stack(terms, -1)[:, 1:])
+
+
+def vlb_estimate(
+    process: Process,
+    network: Network,
+    x0: Tensor,
+    *,
+    num_times: int = 16,
+    generator: torch.Generator | None = None,
+    **cond: Any,
+) -> VLB:
+    """The bound from ``num_times`` stratified times an example, unbiased: ``num_times`` + 1 network calls.
+
+    The reconstruction is always taken; of the T - 1 others, one is drawn in each of ``num_times`` equal strata
+    and weighted. With ``num_times`` >= T - 1 every term is taken, as in :func:`vlb_terms`. Arguments as there.
+    """
+    num_terms = process.num_steps - 1
+    if num_times < 1:
+        raise ConfigError(f"num_times is {num_times}: take at least 1")
+    if num_times >= num_terms:
+        return vlb_terms(process, network, x0, generator=generator, **cond)
+    first = _term_at(process, network, x0, batch_time(1, x0), generator, cond)
+    terms = []
+    for stratum in range(num_times):
+        place = (stratum + _uniform(x0, generator)) / num_times
+        t = 2 + (place * num_terms).long().clamp(max=num_terms - 1)
+        terms.append(_term_at(process, network, x0, t, generator, cond) * (num_terms / num_times))
+    return _assemble(process, x0, cond, first, torch.stack(terms, -1))
+
+
+def _assemble(process: Process, x0: Tensor, cond: dict[str, Any], first: Tensor, rest: Tensor) -> VLB:
+    weights = entries(x0, cond)
+    prior = per_example(prior_term(process, x0), weights).to(first.dtype)
+    return VLB(prior, rest, first, weights.flatten(1).sum(1).to(first.dtype))
+
+
+def _uniform(x0: Tensor, generator: torch.Generator | None) -> Tensor:
+    source = generator.device if generator is not None else x0.device
+    return torch.rand(len(x0), generator=generator, device=source, dtype=torch.float64).to(x0.device)
+
+
+def stratified(x0: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Times u in [0, 1), float64 (B,): one in each of B equal strata, in random order.
+
+    Each is uniform, so estimates stay unbiased; together they cover [0, 1) evenly, which takes most of the
+    variance out of a batch's loss.
+    """
+    place = (torch.arange(len(x0), device=x0.device) + _uniform(x0, generator)) / len(x0)
+    source = generator.device if generator is not None else x0.device
+    order = torch.randperm(len(x0), generator=generator, device=source).to(x0.device)
+    return place[order].clamp(max=math.nextafter(1.0, 0.0))
+
+
+class Objective(ABC):
+    """A loss of an example, in nats, from one time drawn for it."""
+
+    def __call__(
+        self,
+        process: Process,
+        network: Network,
+        x0: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        **cond: Any,
+    ) -> Tensor:
+        """Draw a stratified t an example, corrupt, call the network once: losses (B,)."""
+        t = 1 + (stratified(x0, generator) * process.num_steps).long()
+        x_t = process.q_sample(x0, t, generator)
+        loss = self.at(process, network(x_t, t, **cond), x0, x_t, t)
+        return per_example(loss, entries(x0, cond))
+
+    @abstractmethod
+    def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The loss of every entry (B, \\*) at times t (B,), weighted so that its mean over t is the aim."""
+
+
+@dataclass(frozen=True)
+class VariationalBound(Objective):
+    r"""T times the bound's term at t: its mean over t is the bound without :math:`L_T`, which has no parameters."""
+
+    def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """See the base class."""
+        return process.num_steps * step_term(process, output, x0, x_t, t - 1, t)
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Objective):
+    r""":math:`-\log \tilde p_\theta(x_0 | x_t)`: the belief alone, every t alike."""
+
+    def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """See the base class."""
+        return -process.predict(output, x_t, t).log_prob(x0)
+
+
+@dataclass(frozen=True)
+class Hybrid(Objective):
+    r"""One loss plus ``weight`` times another, at the same time, from the same network call.
+
+    With the defaults this is the auxiliary loss :math:`L_\lambda = L_{vb} + \lambda\, \mathrm E[-\log \tilde p_\theta(x_0|x_t)]`.
+
+    Args:
+        weight: :math:`\lambda`.
+        base: The bound, or another loss.
+        auxiliary: What is added.
+
+    References:
+        Austin et al., 2021, eq. 5; Nichol and Dhariwal, 2021, section 3.1.
+    """
+
+    weight: float = 0.01
+    base: Objective = VariationalBound()
+    auxiliary: Objective = CrossEntropy()
+
+    def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """See the base class."""
+        extra = self.auxiliary.at(process, output, x0, x_t, t)
+        return self.base.at(process, output, x0, x_t, t) + self.weight * extra
+
+
+__all__ = [
+    "VLB",
+    "CrossEntropy",
+    "Distribution",
+    "Hybrid",
+    "Objective",
+    "VariationalBound",
+    "vlb_estimate",
+    "vlb_terms",
+]
