@@ -54,6 +54,11 @@ class AbsorbingTransition(RankOneTransition):
         self.mask = mask_index % num_states
         super().__init__(PointLaw(num_states, self.mask), num_steps, schedule or ReciprocalSchedule())
 
+    def reachable(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """See the base class."""
+        kept, lost = expand(self.alpha_bars[t] > 0, x0), expand(self.alpha_bars[t] < 1, x0)
+        return ((x_t == x0) & kept) | ((x_t == self.mask) & lost)
+
     def _reveal_rate(self, s: Tensor, t: Tensor, like: Tensor) -> Tensor:
         before, after = self.alpha_bars[s], self.alpha_bars[t]
         lost = 1 - after
@@ -73,7 +78,7 @@ class AbsorbingTransition(RankOneTransition):
     def posterior(self, x0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Reveal:  # type: ignore[override]
         """See the base class; a masked token is revealed as the data, an unmasked one stays."""
         free = (x_t == self.mask) & (x0 != self.mask)
-        return Reveal(self.num_states, x_t, free, self._reveal_rate(s, t, x_t), x0)
+        return Reveal(self.num_states, x_t, free, self._reveal_rate(s, t, x_t), x0, (s, t))
 
     def belief(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Belief:
         """See the base class; certain where unmasked, and never the mask."""
@@ -83,5 +88,5 @@ class AbsorbingTransition(RankOneTransition):
         self, logits: Tensor, x_t: Tensor, s: Tensor, t: Tensor, form: ReverseForm
     ) -> Reveal:
         """See the base class; the same in both forms."""
-        rate = self._reveal_rate(s, t, x_t)
-        return Reveal(self.num_states, x_t, x_t == self.mask, rate, self.belief(logits, x_t, t))
+        rate, belief = self._reveal_rate(s, t, x_t), self.belief(logits, x_t, t)
+        return Reveal(self.num_states, x_t, x_t == self.mask, rate, belief, (s, t))

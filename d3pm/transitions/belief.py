@@ -1,8 +1,7 @@
 r"""The network's belief :math:`\tilde p(x_0 \mid x_t)` from its logits, normalised only where it is needed.
 
 A (B, \*, K) tensor of logits is the largest thing in a training step, so the passes over it decide the
-speed of the bound. Two functions here read it once and keep one copy for the way back: the log-probability
-of a chosen state, and the sum over states that the bound of a kernel with a full-support law needs.
+speed of the bound. Reading off one state's log-probability takes one pass and one saved copy.
 """
 
 from __future__ import annotations
@@ -51,27 +50,12 @@ class Belief(Categorical):
         """Log-belief in the states x (B, \\*), without normalising the rest."""
         if "log_probs" in self.__dict__:
             return pick(self.log_probs, x)
-        picked = picked_log_softmax(self.logits.to(self.dtype), x, self.known, self.excluded)
+        picked = self.surprise(x).neg()
         return picked if self.known is None else torch.where(self.known, certainly(x, self.x_t, self.dtype), picked)
 
-    def log_prob_pair_and_lift(
-        self, x: Tensor, y: Tensor, ratio: Tensor, law: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        r"""``log_prob`` of x and of y, and :math:`\sum_j \pi_j \log(1 + \rho\, \tilde p_j / \pi_j)`, in one pass.
-
-        Args:
-            x: States (B, \*).
-            y: States (B, \*).
-            ratio: :math:`\rho \ge 0`, (B, \*).
-            law: :math:`\pi`, (K,), or (1,) for a uniform law.
-        """
-        at_x, at_y, lift = _Lift.apply(
-            self.logits.to(self.dtype), x, y, ratio.to(self.dtype), law.to(self.dtype)
-        )
-        if self.known is not None:
-            at_x = torch.where(self.known, certainly(x, self.x_t, self.dtype), at_x)
-            at_y = torch.where(self.known, certainly(y, self.x_t, self.dtype), at_y)
-        return at_x, at_y, lift
+    def surprise(self, x0: Tensor) -> Tensor:
+        """``-log_prob(x0)`` for data that can have led to x_t: zero where ``known``, and unchecked there."""
+        return picked_log_softmax(self.logits.to(self.dtype), x0, self.known, self.excluded).neg()
 
     def sample_where(self, where: Tensor, otherwise: Tensor, generator: torch.Generator | None) -> Tensor:
         """A draw at the entries ``where`` (B, \\*) is true, ``otherwise`` elsewhere; only those rows are touched.
@@ -143,36 +127,3 @@ class _PickedLogSoftmax(torch.autograd.Function):
         if rows is not None:
             out = out.new_zeros(ctx.num_rows, out.shape[-1]).index_copy_(0, rows, out)
         return out, None, None, None
-
-
-class _Lift(torch.autograd.Function):
-    r"""log p[x], log p[y] and the sum over j of pi_j log(1 + rho p_j / pi_j), for p = softmax(logits)."""
-
-    @staticmethod
-    def forward(ctx, logits, x, y, ratio, law):  # type: ignore[no-untyped-def]
-        log_probs = logits.log_softmax(-1)
-        at_x, at_y = pick(log_probs, x), pick(log_probs, y)
-        probs = log_probs.exp_()
-        inverse = torch.where(law > 0, 1 / law, 0.0)  # a state without mass carries no weight in the sum
-        lift = (probs * inverse).mul_(ratio.unsqueeze(-1)).log1p_()
-        lift = lift.mean(-1) if len(law) == 1 else lift @ law
-        ctx.save_for_backward(probs, x, y, ratio, law, inverse)
-        return at_x, at_y, lift
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_x, grad_y, grad_lift):  # type: ignore[no-untyped-def]
-        probs, x, y, ratio, law, inverse = ctx.saved_tensors
-        # d lift / d p_j = rho [pi_j > 0] / (1 + rho p_j / pi_j), over K for a uniform law of 1/K each
-        slope = (probs * inverse).mul_(ratio.unsqueeze(-1)).add_(1).reciprocal_()
-        weight = slope.new_full((1,), 1.0) if len(law) == 1 else (law > 0).to(slope.dtype)
-        grad_ratio = None
-        if ctx.needs_input_grad[3]:
-            grad_ratio = grad_lift * (slope * probs * weight).sum(-1)
-        out = slope.mul_(weight).mul_((grad_lift * ratio).unsqueeze(-1)).mul_(probs)
-        # softmax backward: p (g - p.g); each log-probability picked adds grad (e_x - p)
-        total = out.sum(-1) + grad_x + grad_y
-        out.addcmul_(probs, total.unsqueeze(-1), value=-1)
-        out.scatter_add_(-1, x.unsqueeze(-1), grad_x.unsqueeze(-1))
-        out.scatter_add_(-1, y.unsqueeze(-1), grad_y.unsqueeze(-1))
-        return out, None, None, grad_ratio, None

@@ -2,39 +2,27 @@ r"""Laws of a rank-one kernel: a target, a background and a spike.
 
 .. math:: P_j = a\, T_j + b\, \pi_j + c\, [j = x_t]
 
-The target T is the data (a point) or the belief :math:`\tilde p` in it. Every law of a rank-one kernel has
-this shape, so a divergence between two of them is a few numbers an entry and one sum over K.
+The target T is the data (a point) or the belief :math:`\tilde p` in it. Prior, marginal and posterior are known
+by three numbers an entry; the reverse step adds the belief.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from d3pm.distributions import Categorical, Distribution, safe_log, uniforms
 from d3pm.transitions.belief import Belief
-from d3pm.transitions.laws import Law, UniformLaw
+from d3pm.transitions.laws import Law
 
 Weights = tuple[Tensor, Tensor, Tensor]
 
 
-class Against(NamedTuple):
-    """What a divergence asks of the law on its right, per entry."""
-
-    log_r0: Tensor  # its log-probability of x_0
-    log_rt: Tensor  # and of x_t
-    background: Tensor  # its b
-    lift: Tensor  # sum_j pi_j log(1 + rho p_j / pi_j), rho = a / b
-    lift_0: Tensor  # the same summand at x_0, without pi
-    lift_t: Tensor  # and at x_t
-
-
 class Blend(Categorical):
-    """A blend whose target, if any, is a known state: prior, marginal, posterior. All of it O(1) an entry.
+    """A blend whose target, if any, is a known state. All of it O(1) an entry.
 
     Args:
         law: The background's law.
@@ -59,11 +47,7 @@ class Blend(Categorical):
         self.law, self.shape = law, torch.Size(shape)
         zero = torch.zeros_like(background)
         self.target, self.x_t = target, x_t
-        self.weights: Weights = (
-            zero if weight is None else weight,
-            background,
-            zero if spike is None else spike,
-        )
+        self.weights: Weights = (zero if weight is None else weight, background, zero if spike is None else spike)
 
     @cached_property
     def log_probs(self) -> Tensor:
@@ -95,33 +79,31 @@ class Blend(Categorical):
         return x if self.target is None else torch.where(u < a, self.target, x)
 
     def kl(self, other: Distribution) -> Tensor:
-        """See the base class; one sum over K if the other law holds a belief, O(1) otherwise."""
-        if not isinstance(other, Blend) or other.law is not self.law or self.target is None:
+        """See the base class; O(1) an entry from a marginal to the prior, dense otherwise."""
+        marginal = self.target is not None and self.x_t is None
+        if not (marginal and type(other) is Blend and other.law is self.law and other.target is None):
             return super().kl(other)
-        x_0, x_t = self.target, self.target if self.x_t is None else self.x_t
-        if other.x_t is not None and other.x_t is not x_t:
-            return super().kl(other)
-        a, b, c = self.weights
-        spread = b > 0
-        right = other.against(x_0, x_t, spread)
-        pi_0, pi_t, apart = self.law.at(x_0), self.law.at(x_t), x_0 != x_t
+        a, b, _ = self.weights
+        pi = self.law.at(self.target)  # type: ignore[arg-type]
+        here = a + b * pi
+        gain = torch.where(here > 0, safe_log(here) - safe_log(pi), 0.0)
+        return (torch.xlogy(b, b) * (1 - pi) + here * gain).expand(self.shape)
 
-        # Write P_j log(P_j / R_j) as if there were no spikes, then put right what is different at x_0 and x_t.
-        level = torch.where(spread, torch.where(spread, b, 1.0).log() - right.background.log(), 0.0)
-        p_0 = a + b * pi_0 + c * ~apart
-        p_t = torch.where(apart, c + b * pi_t, p_0)
-        f_0 = torch.where(p_0 > 0, safe_log(p_0) - right.log_r0, 0.0)
-        f_t = torch.where(p_t > 0, safe_log(p_t) - right.log_rt, 0.0)
-        smooth = level - right.lift - pi_t * (level - right.lift_t) - apart * pi_0 * (level - right.lift_0)
-        return (torch.where(spread, b * smooth, 0.0) + p_t * f_t + apart * p_0 * f_0).to(right.lift.dtype)
 
-    def against(self, x_0: Tensor, x_t: Tensor, spread: Tensor) -> Against:
-        """Serve as the right-hand side of a divergence."""
-        if self.target is not None:
-            raise NotImplementedError("a divergence to a law with another known target")
-        _, b, _ = self.weights
-        zero = torch.zeros_like(b)
-        return Against(self.log_prob(x_0), self.log_prob(x_t), b, zero, zero, zero)
+class Bridge(Blend):
+    r"""A posterior :math:`q(x_s | x_t, x_0)` that remembers its times, so that it knows its own reverse step."""
+
+    def __init__(self, times: tuple[Tensor, Tensor], *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.times = times
+
+    def kl(self, other: Distribution) -> Tensor:
+        """See the base class; one pass over K against the reverse step of the same times, where it has one."""
+        if isinstance(other, BeliefBlend) and other.divergence is not None:
+            same = all(a is b for a, b in zip(self.times, other.times, strict=True)) and self.x_t is other.x_t
+            if same and self.target is not None:
+                return other.divergence(self.target)
+        return super().kl(other)
 
 
 class BeliefBlend(Blend):
@@ -133,13 +115,20 @@ class BeliefBlend(Blend):
         law: The background's law.
         belief: :math:`\tilde p`.
         solve: From :math:`\tilde p_{x_t}` (float64) to the weights (a, b, c).
-        ratio: a / b where it does not depend on the belief; saves a pass over K.
+        times: s and t.
+        divergence: From :math:`x_0` to the KL of the posterior of the same times to this law, if there is a
+            fast one.
     """
 
     def __init__(
-        self, law: Law, belief: Belief, solve: Callable[[Tensor], Weights], ratio: Tensor | None = None
+        self,
+        law: Law,
+        belief: Belief,
+        solve: Callable[[Tensor], Weights],
+        times: tuple[Tensor, Tensor],
+        divergence: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.law, self.belief, self.solve, self.ratio = law, belief, solve, ratio
+        self.law, self.belief, self.solve, self.times, self.divergence = law, belief, solve, times, divergence
         self.x_t: Tensor = belief.x_t
         self.shape = belief.x_t.shape
         self.target = None
@@ -152,18 +141,16 @@ class BeliefBlend(Blend):
     @cached_property
     def log_probs(self) -> Tensor:
         """Dense (B, \\*, K)."""
-        a, b, c = (w.expand(self.shape).unsqueeze(-1) for w in self.weights)
-        rest = (b * self.law.probs(b.device)).scatter_add(-1, self.x_t.unsqueeze(-1), c)
-        return torch.logaddexp(safe_log(a) + self.belief.log_probs, safe_log(rest)).to(self.belief.dtype)
+        dtype = self.belief.dtype
+        a, b, c = (w.expand(self.shape).unsqueeze(-1).to(dtype) for w in self.weights)
+        rest = (b * self.law.probs(b.device).to(dtype)).scatter_add(-1, self.x_t.unsqueeze(-1), c)
+        return torch.logaddexp(safe_log(a) + self.belief.log_probs, safe_log(rest))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """See the base class; one pass over K."""
-        return self._log_at(x, self.belief.log_prob(x), self.weights).to(self.belief.dtype)
-
-    def _log_at(self, x: Tensor, log_belief: Tensor, weights: Weights) -> Tensor:
-        a, b, c = weights
+        a, b, c = self.weights
         rest = b * self.law.at(x) + c * (x == self.x_t)
-        return torch.logaddexp(safe_log(a) + log_belief, safe_log(rest))
+        return torch.logaddexp(safe_log(a) + self.belief.log_prob(x), safe_log(rest)).to(self.belief.dtype)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """First which part, then a state of it; the belief is normalised only where it is drawn from."""
@@ -171,29 +158,3 @@ class BeliefBlend(Blend):
         u = uniforms(self.shape, self.x_t.device, generator)
         x = torch.where(u < a + b, self.law.sample(self.shape, self.x_t.device, generator), self.x_t)
         return self.belief.sample_where(u < a, x, generator)
-
-    def against(self, x_0: Tensor, x_t: Tensor, spread: Tensor) -> Against:
-        """Serve as the right-hand side of a divergence: one pass over K if ``ratio`` is known, else two."""
-        ratio = self.ratio
-        if ratio is None:
-            a, b, _ = self.weights
-            ratio = a / torch.where(spread, b, 1.0)
-        ratio = torch.where(spread, ratio, 0.0).expand(self.shape)
-        device = x_t.device
-        uniform = isinstance(self.law, UniformLaw)
-        law = self.law.at(x_t).flatten()[:1] if uniform else self.law.probs(device)
-        log_0, log_t, lift = self.belief.log_prob_pair_and_lift(x_0, x_t, ratio, law)
-        weights = self.solve(log_t.double().exp())
-
-        def lift_at(x: Tensor, log_belief: Tensor) -> Tensor:
-            pi = self.law.at(x)
-            return torch.log1p(torch.where(pi > 0, ratio * log_belief.exp() / torch.where(pi > 0, pi, 1.0), 0.0))
-
-        return Against(
-            self._log_at(x_0, log_0, weights),
-            self._log_at(x_t, log_t, weights),
-            torch.where(spread, weights[1], 1.0),
-            lift,
-            lift_at(x_0, log_0),
-            lift_at(x_t, log_t),
-        )

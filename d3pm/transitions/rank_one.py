@@ -15,7 +15,8 @@ from d3pm.schedules import Schedule, betas_from
 from d3pm.tables import Table
 from d3pm.transitions.base import ReverseForm, Transition
 from d3pm.transitions.belief import Belief
-from d3pm.transitions.blend import BeliefBlend, Blend, Weights
+from d3pm.transitions.blend import BeliefBlend, Blend, Bridge, Weights
+from d3pm.transitions.divergence import Step, divergence
 from d3pm.transitions.laws import Law
 from d3pm.transitions.operators import RankOneOperator, expand
 
@@ -75,17 +76,18 @@ class RankOneTransition(Transition):
         keep = expand(self.alpha_bars[t], x0)
         return Blend(self.law, x0.shape, background=1 - keep, target=x0, weight=keep)
 
-    def posterior(self, x0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Blend:
+    def posterior(self, x0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Bridge:
         r"""Expand :math:`(\bar\alpha_s e_{x_0} + (1-\bar\alpha_s)\pi)_j\,(\alpha e_j + (1-\alpha)\pi)_{x_t}`; O(1) an entry."""
         signal, alpha = expand(self.alpha_bars[s], x0), expand(self.keep(s, t), x0)
         fresh, same = self.law.at(x_t), x0 == x_t
         evidence = signal * alpha * same + (1 - signal * alpha) * fresh
-        return Blend(
+        return Bridge(
+            (s, t),
             self.law,
             x0.shape,
             background=(1 - signal) * (1 - alpha) * fresh / evidence,
             target=x0,
-            weight=signal * (1 - alpha) * fresh / evidence + signal * alpha * same / evidence,
+            weight=signal * ((1 - alpha) * fresh + alpha * same) / evidence,
             spike=(1 - signal) * alpha * fresh / evidence,
             x_t=x_t,
         )
@@ -100,10 +102,12 @@ class RankOneTransition(Transition):
         belief = self.belief(logits, x_t, t)
         signal, alpha = expand(self.alpha_bars[s], x_t), expand(self.keep(s, t), x_t)
         fresh, at_data = self.law.at(x_t), expand(s, x_t) == 0
-        if form == "d3pm":
-            ratio = signal / torch.where(signal < 1, 1 - signal, 1.0)
-            return BeliefBlend(self.law, belief, partial(_d3pm_weights, signal, alpha, fresh, at_data), ratio)
-        return BeliefBlend(self.law, belief, partial(_mixture_weights, signal, alpha, fresh, at_data))
+        numbers = (signal, alpha, fresh, at_data)
+        if form == "mixture":
+            return BeliefBlend(self.law, belief, partial(_mixture_weights, *numbers), (s, t))
+        step = Step(signal, alpha, at_data, self.law, x_t)
+        fast = partial(divergence, step, logits.to(belief.dtype), belief.known)
+        return BeliefBlend(self.law, belief, partial(_d3pm_weights, *numbers), (s, t), fast)
 
 
 def _d3pm_weights(signal: Tensor, alpha: Tensor, fresh: Tensor, at_data: Tensor, belief_t: Tensor) -> Weights:

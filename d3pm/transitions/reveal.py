@@ -26,11 +26,19 @@ class Reveal(Categorical):
         free: Which entries may move, bool (B, \\*).
         rate: r, float64, broadcastable to (B, \\*).
         target: The states moved to (B, \\*), or the belief in them.
+        times: s and t of a posterior or a reverse step.
     """
 
     def __init__(
-        self, num_states: int, anchor: Tensor, free: Tensor, rate: Tensor, target: Tensor | Belief
+        self,
+        num_states: int,
+        anchor: Tensor,
+        free: Tensor,
+        rate: Tensor,
+        target: Tensor | Belief,
+        times: tuple[Tensor, Tensor] | None = None,
     ) -> None:
+        self.times = times
         self.num_states, self.anchor, self.free, self.rate, self.target = num_states, anchor, free, rate, target
         self.dtype = target.dtype if isinstance(target, Belief) else rate.dtype
 
@@ -71,9 +79,15 @@ class Reveal(Categorical):
             return super().kl(other)
         if other.anchor is not self.anchor and not torch.equal(other.anchor, self.anchor):
             return super().kl(other)
+        if isinstance(other.target, Belief) and self._same_step(other):
+            return self.rate.to(other.dtype) * other.target.surprise(self.target)
         r, q = self.rate, other.rate
-        # The rate part is one number an example, and exactly zero between a posterior and its reverse.
         rates = torch.xlogy(r, r) - torch.xlogy(r, q) + torch.xlogy(1 - r, 1 - r) - torch.xlogy(1 - r, 1 - q)
-        surprise = r * -other._log_target(self.target) if other.target is not self.target else r * 0
-        zero = rates.new_zeros(())
-        return torch.where(self.free & (r > 0), rates + surprise, torch.where(self.free, rates, zero)).to(other.dtype)
+        surprise = torch.where(r > 0, r * -other._log_target(self.target), 0.0)
+        return torch.where(self.free, rates + surprise, 0.0).to(other.dtype)
+
+    def _same_step(self, other: Reveal) -> bool:
+        """Then the rates are one, and only what is revealed can differ."""
+        if self.times is None or other.times is None:
+            return False
+        return self.times[0] is other.times[0] and self.times[1] is other.times[1]
