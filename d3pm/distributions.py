@@ -68,6 +68,13 @@ def safe_log(p: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, p, 1.0).log(), -math.inf)
 
 
+def log_add(a: Tensor, b: Tensor) -> Tensor:
+    r""":math:`\log(e^a + e^b)`, minus infinity where both are, and with a gradient of zero there instead of NaN."""
+    neither = (a == -math.inf) & (b == -math.inf)
+    total = torch.logaddexp(a.masked_fill(neither, 0.0), b.masked_fill(neither, 0.0))
+    return total.masked_fill(neither, -math.inf)
+
+
 class Categorical:
     r"""A categorical law on the last axis, from unnormalised log-probabilities (B, \*, K).
 
@@ -105,13 +112,14 @@ class Categorical:
         return pick(self.log_probs, x)
 
     def kl(self, other: Distribution) -> Tensor:
-        """KL divergence to another categorical law, (B, \\*) in nats; infinite where support is missing."""
+        """KL divergence to another law, (B, \\*) in nats and the other's dtype; infinite where support is missing."""
         assert isinstance(other, Categorical), "a categorical law is compared with a categorical law"
         p, q = self.log_probs, other.log_probs
         possible = p > -math.inf
         zero = p.new_zeros(())
         ratio = torch.where(possible, p, zero) - torch.where(possible, q, zero)
-        return (torch.where(possible, p, zero).exp() * ratio).masked_fill(~possible, 0.0).sum(-1)
+        terms = (torch.where(possible, p, zero).exp() * ratio).masked_fill(~possible, 0.0)
+        return terms.sum(-1).to(q.dtype)
 
     @property
     def mode(self) -> Tensor:

@@ -96,7 +96,9 @@ class Constants(torch.nn.Module):
     def get(self) -> dict[str, Tensor]:
         """The values, on the CPU, as they were given."""
         raw = {name: getattr(self, self._key(name)).cpu() for name in self.layout}
-        return {n: raw[n].view(getattr(torch, dtype)).reshape(shape) for n, (shape, dtype) in self.layout.items()}
+        return {
+            n: raw[n].view(getattr(torch, dtype)).reshape(shape) for n, (shape, dtype) in self.layout.items()
+        }
 
 
 class DiffusionModel(PreTrainedModel):
@@ -217,7 +219,9 @@ class DiffusionModel(PreTrainedModel):
         batches = []
         for start in range(0, n, size):
             stop = min(start + size, n)
-            mine = {k: v[start:stop] if isinstance(v, Tensor) and len(v) == n else v for k, v in kwargs.items()}
+            mine: dict[str, Any] = {
+                k: v[start:stop] if isinstance(v, Tensor) and len(v) == n else v for k, v in kwargs.items()
+            }
             batches.append(
                 sample(
                     self.process,
@@ -279,7 +283,9 @@ class DiffusionModel(PreTrainedModel):
         """
         folder = Path(path)
         if folder.exists() and not (folder / "config.json").is_file():
-            raise CheckpointError(f"{path} holds no model (no config.json): give a folder written by save_pretrained")
+            raise CheckpointError(
+                f"{path} holds no model (no config.json): give a folder written by save_pretrained"
+            )
         try:
             model = super().from_pretrained(path, *args, **kwargs)
         except (ConfigError, CheckpointError):
@@ -299,4 +305,6 @@ def check_states(process: Process, network: torch.nn.Module) -> None:
     """Refuse a network that speaks of another number of states than the process."""
     wanted, given = getattr(process, "num_states", None), getattr(network, "num_states", None)
     if wanted is not None and given is not None and wanted != given:
-        raise ConfigError(f"network.num_states is {given}, the transition has num_states={wanted}: make them equal")
+        raise ConfigError(
+            f"network.num_states is {given}, the transition has num_states={wanted}: make them equal"
+        )

@@ -71,7 +71,7 @@ def entries(x0: Tensor, cond: dict[str, Any]) -> Tensor:
 def per_example(values: Tensor, weights: Tensor) -> Tensor:
     """Sum what counts: (B, \\*) to (B,). An entry that does not count may be anything, NaN included."""
     values = torch.where(weights > 0, values, values.new_zeros(()))
-    return values.flatten(1).sum(1)
+    return values.reshape(len(values), -1).sum(1)
 
 
 def batch_time(t: int, x0: Tensor) -> Tensor:
@@ -91,7 +91,12 @@ def step_term(process: Process, output: Tensor, x0: Tensor, x_t: Tensor, s: Tens
 
 
 def _term_at(
-    process: Process, network: Network, x0: Tensor, t: Tensor, generator: torch.Generator | None, cond: dict[str, Any]
+    process: Process,
+    network: Network,
+    x0: Tensor,
+    t: Tensor,
+    generator: torch.Generator | None,
+    cond: dict[str, Any],
 ) -> Tensor:
     x_t = process.q_sample(x0, t, generator)
     term = step_term(process, network(x_t, t, **cond), x0, x_t, t - 1, t)
@@ -152,7 +157,7 @@ def vlb_estimate(
 def _assemble(process: Process, x0: Tensor, cond: dict[str, Any], first: Tensor, rest: Tensor) -> VLB:
     weights = entries(x0, cond)
     prior = per_example(prior_term(process, x0), weights).to(first.dtype)
-    return VLB(prior, rest, first, weights.flatten(1).sum(1).to(first.dtype))
+    return VLB(prior, rest, first, per_example(weights, weights).to(first.dtype))
 
 
 def _uniform(x0: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -53,6 +53,8 @@ class Process(ABC):
         r"""Corrupt the data: :math:`x_t \sim q(x_t | x_0)`."""
         return self.marginal(x0, t).sample(generator)
 
-    def hold(self, x_s: Tensor, x0: Tensor, known: Tensor, s: Tensor, generator: torch.Generator | None) -> Tensor:
+    def hold(
+        self, x_s: Tensor, x0: Tensor, known: Tensor, s: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         r"""Put known data back into a sample on its way: noised to time s, or as the process prefers."""
         return torch.where(known, self.q_sample(x0, s, generator), x_s)

@@ -108,7 +108,12 @@ def sample(
 
 
 def _held(
-    process: Process, x: Tensor, x0: Tensor | None, known: Tensor | None, s: int, generator: torch.Generator | None
+    process: Process,
+    x: Tensor,
+    x0: Tensor | None,
+    known: Tensor | None,
+    s: int,
+    generator: torch.Generator | None,
 ) -> Tensor:
     if known is None or x0 is None:
         return x
@@ -122,7 +127,12 @@ def _times(num_steps: int, steps: int | Sequence[int] | None, grid: Grid) -> lis
             raise ConfigError(f"steps is {steps}: this process has T={num_steps}, choose 1 .. {num_steps}")
         return grid(num_steps, steps)
     times = list(steps)
-    if len(times) < 2 or times[0] != num_steps or times[-1] != 0 or any(a <= b for a, b in zip(times, times[1:])):
+    if (
+        len(times) < 2
+        or times[0] != num_steps
+        or times[-1] != 0
+        or any(a <= b for a, b in zip(times, times[1:]))
+    ):
         raise ConfigError(f"steps is {times}: times must fall from T={num_steps} to 0")
     return times
 

@@ -196,7 +196,9 @@ class PolynomialSchedule(Schedule):
 class Informed(Protocol):
     """A kernel family that can say how much of the data is left at a given noise level."""
 
-    num_states: int
+    @property
+    def num_states(self) -> int:
+        """K."""
 
     def information(self, alpha_bar: Tensor, frequencies: Tensor) -> Tensor:
         r""":math:`I(x_t; x_0)` in nats at each level (N,) under the unigram law (K,)."""
@@ -249,7 +251,9 @@ class MutualInformationSchedule(Schedule):
         if bool((law < 0).any()) or not float(law.sum()) > 0:
             raise ConfigError("frequencies must be non-negative and not all zero")
         if int((law > 0).sum()) < 2:
-            raise ConfigError("frequencies has one symbol only: its entropy is 0 and there is nothing to destroy")
+            raise ConfigError(
+                "frequencies has one symbol only: its entropy is 0 and there is nothing to destroy"
+            )
         object.__setattr__(self, "law", law / law.sum())
 
     @classmethod
@@ -277,7 +281,7 @@ class MutualInformationSchedule(Schedule):
         level, was_above = share.clone(), torch.zeros_like(share)
         for _ in range(200):
             f = excess(level, share)
-            if float(f.abs().max()) <= self.tolerance:
+            if float(f.detach().abs().max()) <= self.tolerance:
                 break
             above = f > 0
             # Illinois: an end that stays put twice running has its value halved, so both ends close in.

@@ -46,8 +46,12 @@ def describe(value: Any, tensors: dict[str, Tensor] | None = None, name: str = "
         return {"tensor": name}
     kind = type(value)
     if "<locals>" in kind.__qualname__ or kind.__module__ == "builtins":
-        raise ConfigError(f"{name or 'object'}: {kind.__qualname__} cannot be saved: define its class in a module")
-    arguments = {key: describe(_kept(value, key, name), tensors, f"{name}.{key}") for key in _parameters(kind)}
+        raise ConfigError(
+            f"{name or 'object'}: {kind.__qualname__} cannot be saved: define its class in a module"
+        )
+    arguments = {
+        key: describe(_kept(value, key, name), tensors, f"{name}.{key}") for key in _parameters(kind)
+    }
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
 
 
@@ -72,12 +76,16 @@ def build(spec: Any, kinds: tuple[type, ...] = (object,), tensors: dict[str, Ten
         return {key: build(item, kinds, tensors) for key, item in spec.items()}
     kind = find_class(spec["class_path"])
     if not issubclass(kind, kinds):
-        raise ConfigError(f"class_path {spec['class_path']}: not one of {', '.join(k.__name__ for k in kinds)}")
+        raise ConfigError(
+            f"class_path {spec['class_path']}: not one of {', '.join(k.__name__ for k in kinds)}"
+        )
     arguments = {key: build(item, kinds, tensors) for key, item in (spec.get("init_args") or {}).items()}
     try:
         return kind(**arguments)
     except TypeError as error:
-        raise ConfigError(f"{spec['class_path']}: {error}: see its documentation for the arguments") from error
+        raise ConfigError(
+            f"{spec['class_path']}: {error}: see its documentation for the arguments"
+        ) from error
 
 
 def find_class(path: str) -> type:

@@ -60,18 +60,32 @@ def integrand(process: DiscreteDiffusion, output: Tensor, x0: Tensor, x_u: Tenso
     log_belief = Categorical(output).log_probs
     belief = log_belief.double().exp()
     noise = (1 - alpha_bar).unsqueeze(-1) * law
-    true = noise.expand(*x0.shape, -1).scatter_add(-1, x0.unsqueeze(-1), alpha_bar.expand_as(x0).unsqueeze(-1))
+    true = noise.expand(*x0.shape, -1).scatter_add(
+        -1, x0.unsqueeze(-1), alpha_bar.expand_as(x0).unsqueeze(-1)
+    )
     ratio = true / pick(true, x_u).unsqueeze(-1)
     believed = _ratios(process, belief, alpha_bar, noise, x_u)
-    terms = believed - ratio + torch.xlogy(ratio, ratio) - ratio * safe_log(believed)
-    terms = terms.scatter(-1, x_u.unsqueeze(-1), 0.0)
-    return (-slope / alpha_bar * kernel.law.at(x_u) * terms.sum(-1)).to(log_belief.dtype)
+    # r (d - log(1 + d)), d the relative excess: second order in the error, with no cancellation as signal fades.
+    seen = ratio > 0
+    excess = torch.where(seen, (believed - ratio) / torch.where(seen, ratio, 1.0), 0.0)
+    near = excess.abs() < 0.5
+    far_log = safe_log(believed) - safe_log(ratio)
+    log_excess = torch.where(near, torch.where(near, excess, 0.0).log1p(), far_log)
+    terms = torch.where(seen, ratio * (excess - log_excess), believed)
+    total = terms.scatter(-1, x_u.unsqueeze(-1), 0.0).sum(-1)
+    fresh = kernel.law.at(
+        x_u
+    )  # nothing jumps to a state without mass, and nothing is left to learn without signal
+    rate = torch.where(alpha_bar > 0, -slope / torch.where(alpha_bar > 0, alpha_bar, 1.0), 0.0) * fresh
+    return torch.where(rate > 0, rate * total, 0.0).to(log_belief.dtype)
 
 
-def _ratios(process: DiscreteDiffusion, belief: Tensor, alpha_bar: Tensor, noise: Tensor, x_u: Tensor) -> Tensor:
+def _ratios(
+    process: DiscreteDiffusion, belief: Tensor, alpha_bar: Tensor, noise: Tensor, x_u: Tensor
+) -> Tensor:
     r""":math:`\hat r_j`: the ratio of expectations (``d3pm``), or the expectation of ratios (``mixture``)."""
     noise_u, belief_u = pick(noise.expand_as(belief), x_u).unsqueeze(-1), pick(belief, x_u).unsqueeze(-1)
-    alpha_bar = alpha_bar.unsqueeze(-1)
+    alpha_bar, noise_u = alpha_bar.unsqueeze(-1), torch.where(noise_u > 0, noise_u, 1.0)
     if process.reverse_form == "d3pm":
         return (alpha_bar * belief + noise) / (alpha_bar * belief_u + noise_u)
     return (alpha_bar * belief + (1 - belief_u) * noise) / noise_u + belief_u * noise / (alpha_bar + noise_u)

@@ -77,7 +77,9 @@ class DiscreteDiffusion(Process):
         Raises:
             D3PMError: In checked mode, if :math:`q(x_t | x_0) = 0` somewhere: such a pair has no posterior.
         """
-        if self.checked or (self.checked is None and x_t.device.type == "cpu" and not torch.compiler.is_compiling()):
+        if self.checked or (
+            self.checked is None and x_t.device.type == "cpu" and not torch.compiler.is_compiling()
+        ):
             self._check_reachable(x0, x_t, t)
         return self.transition.posterior(x0, x_t, s, t)
 
@@ -93,7 +95,9 @@ class DiscreteDiffusion(Process):
         """See the base class; O(1) a token and no (B, \\*, K) tensor where the kernel's structure allows."""
         return self.transition.between(torch.zeros_like(t), t).sample(x0, generator)
 
-    def hold(self, x_s: Tensor, x0: Tensor, known: Tensor, s: Tensor, generator: torch.Generator | None) -> Tensor:
+    def hold(
+        self, x_s: Tensor, x0: Tensor, known: Tensor, s: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         """See the base class; under an absorbing kernel known entries stand unmasked from the start."""
         if self.transition.absorbing_state is not None:
             return torch.where(known, x0, x_s)

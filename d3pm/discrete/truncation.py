@@ -32,7 +32,9 @@ class Truncated:
         Holtzman et al., *The Curious Case of Neural Text Degeneration*, 2020, section 3.1.
     """
 
-    def __init__(self, process: Process, network: Network, temperature: float = 1.0, top_p: float = 1.0) -> None:
+    def __init__(
+        self, process: Process, network: Network, temperature: float = 1.0, top_p: float = 1.0
+    ) -> None:
         if not temperature > 0:
             raise ConfigError(f"temperature is {temperature}: it must be above 0")
         if not 0 < top_p <= 1:

@@ -47,12 +47,15 @@ class AbsorbingTransition(RankOneTransition):
         self, num_states: int, num_steps: int, schedule: Schedule | None = None, mask_index: int = -1
     ) -> None:
         if num_states < 2:
-            raise ConfigError(f"num_states is {num_states}: mask diffusion needs the mask and at least 1 symbol")
+            raise ConfigError(
+                f"num_states is {num_states}: mask diffusion needs the mask and at least 1 symbol"
+            )
         if not -num_states <= mask_index < num_states:
             raise ConfigError(f"mask_index is {mask_index}: choose one of {-num_states} .. {num_states - 1}")
         self.mask_index = mask_index
         self.mask = mask_index % num_states
         super().__init__(PointLaw(num_states, self.mask), num_steps, schedule or ReciprocalSchedule())
+        self.law: PointLaw
 
     def reachable(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See the base class."""
@@ -68,17 +71,17 @@ class AbsorbingTransition(RankOneTransition):
         """See the base class; all mask."""
         masks = torch.full(shape, self.mask, device=device)
         never = torch.zeros((1,) * len(shape), dtype=torch.float64, device=device)
-        return Reveal(self.num_states, masks, torch.ones_like(masks, dtype=torch.bool), never, masks)
+        return Reveal(self.law, masks, torch.ones_like(masks, dtype=torch.bool), never, masks)
 
     def marginal(self, x0: Tensor, t: Tensor) -> Reveal:  # type: ignore[override]
         """See the base class; the token with chance alpha-bar, else the mask."""
         masks = torch.full_like(x0, self.mask)
-        return Reveal(self.num_states, masks, x0 != self.mask, expand(self.alpha_bars[t], x0), x0)
+        return Reveal(self.law, masks, x0 != self.mask, expand(self.alpha_bars[t], x0), x0)
 
     def posterior(self, x0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Reveal:  # type: ignore[override]
         """See the base class; a masked token is revealed as the data, an unmasked one stays."""
         free = (x_t == self.mask) & (x0 != self.mask)
-        return Reveal(self.num_states, x_t, free, self._reveal_rate(s, t, x_t), x0, (s, t))
+        return Reveal(self.law, x_t, free, self._reveal_rate(s, t, x_t), x0, (s, t))
 
     def belief(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Belief:
         """See the base class; certain where unmasked, and never the mask."""
@@ -89,4 +92,4 @@ class AbsorbingTransition(RankOneTransition):
     ) -> Reveal:
         """See the base class; the same in both forms."""
         rate, belief = self._reveal_rate(s, t, x_t), self.belief(logits, x_t, t)
-        return Reveal(self.num_states, x_t, x_t == self.mask, rate, belief, (s, t))
+        return Reveal(self.law, x_t, x_t == self.mask, rate, belief, (s, t))

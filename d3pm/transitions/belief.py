@@ -51,7 +51,11 @@ class Belief(Categorical):
         if "log_probs" in self.__dict__:
             return pick(self.log_probs, x)
         picked = self.surprise(x).neg()
-        return picked if self.known is None else torch.where(self.known, certainly(x, self.x_t, self.dtype), picked)
+        return (
+            picked
+            if self.known is None
+            else torch.where(self.known, certainly(x, self.x_t, self.dtype), picked)
+        )
 
     def surprise(self, x0: Tensor) -> Tensor:
         """``-log_prob(x0)`` for data that can have led to x_t: zero where ``known``, and unchecked there."""

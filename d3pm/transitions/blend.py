@@ -14,9 +14,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from d3pm.distributions import Categorical, Distribution, safe_log, uniforms
+from d3pm.distributions import Categorical, Distribution, log_add, safe_log, uniforms
 from d3pm.transitions.belief import Belief
 from d3pm.transitions.laws import Law
+from d3pm.transitions.operators import same_tensors
 
 Weights = tuple[Tensor, Tensor, Tensor]
 
@@ -47,7 +48,11 @@ class Blend(Categorical):
         self.law, self.shape = law, torch.Size(shape)
         zero = torch.zeros_like(background)
         self.target, self.x_t = target, x_t
-        self.weights: Weights = (zero if weight is None else weight, background, zero if spike is None else spike)
+        self.weights: Weights = (
+            zero if weight is None else weight,
+            background,
+            zero if spike is None else spike,
+        )
 
     @cached_property
     def log_probs(self) -> Tensor:
@@ -99,9 +104,10 @@ class Bridge(Blend):
 
     def kl(self, other: Distribution) -> Tensor:
         """See the base class; one pass over K against the reverse step of the same times, where it has one."""
-        if isinstance(other, BeliefBlend) and other.divergence is not None:
-            same = all(a is b for a, b in zip(self.times, other.times, strict=True)) and self.x_t is other.x_t
-            if same and self.target is not None:
+        # A law belongs to one kernel, so equal laws and times mean the same step.
+        if isinstance(other, BeliefBlend) and other.law is self.law and other.divergence is not None:
+            assert self.x_t is not None and self.target is not None
+            if same_tensors((*self.times, self.x_t), (*other.times, other.x_t)):
                 return other.divergence(self.target)
         return super().kl(other)
 
@@ -144,13 +150,13 @@ class BeliefBlend(Blend):
         dtype = self.belief.dtype
         a, b, c = (w.expand(self.shape).unsqueeze(-1).to(dtype) for w in self.weights)
         rest = (b * self.law.probs(b.device).to(dtype)).scatter_add(-1, self.x_t.unsqueeze(-1), c)
-        return torch.logaddexp(safe_log(a) + self.belief.log_probs, safe_log(rest))
+        return log_add(safe_log(a) + self.belief.log_probs, safe_log(rest).expand_as(self.belief.log_probs))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """See the base class; one pass over K."""
         a, b, c = self.weights
-        rest = b * self.law.at(x) + c * (x == self.x_t)
-        return torch.logaddexp(safe_log(a) + self.belief.log_prob(x), safe_log(rest)).to(self.belief.dtype)
+        rest = (b * self.law.at(x) + c * (x == self.x_t)).expand(self.shape)
+        return log_add(safe_log(a) + self.belief.log_prob(x), safe_log(rest)).to(self.belief.dtype)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """First which part, then a state of it; the belief is normalised only where it is drawn from."""

@@ -42,11 +42,18 @@ def divergence(step: Step, logits: Tensor, known: Tensor, x0: Tensor) -> Tensor:
 
 def _over_law(step: Step, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     r""":math:`\pi` and :math:`\rho / \pi_j`, broadcastable to (B, \*, K); a state without mass weighs nothing."""
-    ratio = torch.where(step.signal < 1, step.signal / torch.where(step.signal < 1, 1 - step.signal, 1.0), 0.0)
+    ratio = torch.where(
+        step.signal < 1, step.signal / torch.where(step.signal < 1, 1 - step.signal, 1.0), 0.0
+    )
     uniform = isinstance(step.law, UniformLaw)
     law = step.law.at(step.x_t).flatten()[:1] if uniform else step.law.probs(step.x_t.device)
     inverse = torch.where(law > 0, 1 / law, 0.0)
     return law.to(dtype), (ratio.unsqueeze(-1) * inverse).to(dtype)
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """``exp(part - whole)`` of a part in its sum; the part is all of it where both vanish."""
+    return torch.where(whole > -torch.inf, torch.exp(part - whole), 1.0)
 
 
 class _Divergence(torch.autograd.Function):
@@ -68,7 +75,7 @@ class _Divergence(torch.autograd.Function):
         log_hat_0 = torch.logaddexp(log_signal + log_0, noise_0.log())
         log_hat_i = torch.logaddexp(log_signal + log_i, noise_i.log())
         g_i = signal * same + noise_i
-        surprise_i = torch.xlogy(g_i, g_i) - g_i * log_hat_i
+        surprise_i = torch.where(g_i > 0, g_i * (g_i.log() - log_hat_i), 0.0)
         start = torch.xlogy(signal + noise_0, signal + noise_0) - torch.xlogy(noise_0, noise_0)
         surprise = start - signal * log_hat_0 - noise * lift
         belief_i = log_i.exp()
@@ -78,8 +85,8 @@ class _Divergence(torch.autograd.Function):
         total = total + torch.where(step.at_data, 0.0, (evidence_hat / evidence).log())
 
         # What the divergence gains per unit of log-belief at x_0 and at x_t, and of belief elsewhere.
-        at_0 = -signal * fresh / evidence * torch.exp(log_signal + log_0 - log_hat_0)
-        at_i = -alpha * g_i / evidence * torch.exp(log_signal + log_i - log_hat_i)
+        at_0 = -signal * fresh / evidence * _share(log_signal + log_0, log_hat_0)
+        at_i = -alpha * g_i / evidence * _share(log_signal + log_i, log_hat_i)
         at_i = at_i + torch.where(step.at_data, 0.0, kept * belief_i / evidence_hat)
         elsewhere = -signal * fresh / evidence
         ctx.step = step

@@ -45,7 +45,9 @@ class MatrixTransition(Transition):
         self.matrices = checked_stack(stack)
         self.num_steps, self.num_states = self.matrices.shape[:2]
         self._steps = Table(self.matrices)
-        self._stationary = solve_stationary(self.matrices) if stationary is None else checked_law(stationary, "stationary")
+        self._stationary = (
+            solve_stationary(self.matrices) if stationary is None else checked_law(stationary, "stationary")
+        )
         self.stationary_given = stationary
         bars = [torch.eye(self.num_states, dtype=torch.float64)]
         for step in self.matrices:
@@ -58,7 +60,9 @@ class MatrixTransition(Transition):
         """Random doubly stochastic matrices: mixtures of permutations, lazy enough to carry signal."""
         generator = torch.Generator().manual_seed(num_states * 1000 + num_steps)
         eye = torch.eye(num_states, dtype=torch.float64)
-        moves = torch.stack([eye[torch.randperm(num_states, generator=generator)] for _ in range(3 * num_steps)])
+        moves = torch.stack(
+            [eye[torch.randperm(num_states, generator=generator)] for _ in range(3 * num_steps)]
+        )
         weights = torch.rand(num_steps, 3, 1, 1, generator=generator, dtype=torch.float64)
         weights = 0.5 * weights / weights.sum(1, keepdim=True)
         shuffled = (weights * moves.view(num_steps, 3, num_states, num_states)).sum(1)
@@ -89,7 +93,9 @@ class MatrixTransition(Transition):
 def checked_stack(stack: Tensor) -> Tensor:
     """Float64 (T, K, K) with rows that are laws."""
     if stack.dim() != 3 or stack.shape[1] != stack.shape[2] or 0 in stack.shape:
-        raise ConfigError(f"matrices has shape {tuple(stack.shape)}: give (T, K, K), one square matrix a step")
+        raise ConfigError(
+            f"matrices has shape {tuple(stack.shape)}: give (T, K, K), one square matrix a step"
+        )
     stack = stack.detach().to("cpu", torch.float64)
     negative = (~(stack >= 0)).nonzero()
     if len(negative):
@@ -101,7 +107,11 @@ def checked_stack(stack: Tensor) -> Tensor:
     off = ((sums - 1).abs() > 1e-6).nonzero()
     if len(off):
         t, i = off[0].tolist()
-        hint = "; its columns do sum to 1: transpose it" if bool(((stack[t].sum(0) - 1).abs() < 1e-6).all()) else ""
+        hint = (
+            "; its columns do sum to 1: transpose it"
+            if bool(((stack[t].sum(0) - 1).abs() < 1e-6).all())
+            else ""
+        )
         raise ConfigError(f"matrices: row {i} at t={t + 1} sums to {sums[t, i].item():.6g}, not to 1{hint}")
     return stack / sums.unsqueeze(-1)
 
@@ -138,5 +148,7 @@ def solve_stationary(stack: Tensor) -> Tensor:
     kept = float((law @ stack - law).abs().max()) < 1e-8
     if not (unique and kept):
         why = "more than one law is" if not unique else "no single law is"
-        raise ConfigError(f"matrices: {why} kept by every step: give stationary, the law of x_T, a (K,) tensor")
+        raise ConfigError(
+            f"matrices: {why} kept by every step: give stationary, the law of x_T, a (K,) tensor"
+        )
     return law

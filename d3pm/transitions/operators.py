@@ -20,6 +20,13 @@ def expand(per_example: Tensor, like: Tensor) -> Tensor:
     return per_example.view(-1, *[1] * (like.dim() - 1))
 
 
+def same_tensors(ours: tuple[Tensor, ...] | None, theirs: tuple[Tensor, ...] | None) -> bool:
+    """Whether the tensors are equal; free if they are the same objects, else the host waits for the device."""
+    if ours is None or theirs is None:
+        return False
+    return all(a is b or torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 class Operator(ABC):
     """A batch of row-stochastic K x K matrices in float64."""
 

@@ -6,6 +6,7 @@ and a spike at :math:`x_t`. No (K, K) and, but for the belief, no (B, \*, K) ten
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import partial
 
 import torch
@@ -31,6 +32,7 @@ class RankOneTransition(Transition):
     Storage O(K + T), corruption O(1) a token, posterior O(1), reverse and divergences O(K).
     """
 
+    @abstractmethod
     def __init__(self, law: Law, num_steps: int, schedule: Schedule) -> None:
         self.law = law
         self.num_states = law.num_states
@@ -41,7 +43,9 @@ class RankOneTransition(Transition):
     def keep(self, s: Tensor, t: Tensor) -> Tensor:
         r""":math:`\alpha_{t|s}`, the chance to be left alone from s to t, float64 (B,)."""
         before, after = self.alpha_bars[s], self.alpha_bars[t]
-        return torch.where(s == t, 1.0, torch.where(before > 0, after / torch.where(before > 0, before, 1.0), 0.0))
+        return torch.where(
+            s == t, 1.0, torch.where(before > 0, after / torch.where(before > 0, before, 1.0), 0.0)
+        )
 
     def between(self, s: Tensor, t: Tensor) -> RankOneOperator:
         """See the base class; O(B)."""
@@ -93,20 +97,23 @@ class RankOneTransition(Transition):
         )
 
     def belief(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Belief:
-        r"""See the base class: x_t is certain where no token can have been drawn afresh as :math:`x_t`."""
-        known = (1 - expand(self.alpha_bars[t], x_t)) * self.law.at(x_t) == 0
-        return Belief(logits, x_t, known=known.expand_as(x_t))
+        """See the base class."""
+        return Belief(logits, x_t, known=self.known(x_t, t))
+
+    def known(self, x_t: Tensor, t: Tensor) -> Tensor:
+        r"""Where no token can have been drawn afresh as :math:`x_t`, which then is the data, bool (B, \*)."""
+        return ((1 - expand(self.alpha_bars[t], x_t)) * self.law.at(x_t) == 0).expand_as(x_t)
 
     def reverse(self, logits: Tensor, x_t: Tensor, s: Tensor, t: Tensor, form: ReverseForm) -> BeliefBlend:
         """See the base class; the blend's weights cost O(1) an entry once the belief in x_t is known."""
-        belief = self.belief(logits, x_t, t)
+        belief, known = self.belief(logits, x_t, t), self.known(x_t, t)
         signal, alpha = expand(self.alpha_bars[s], x_t), expand(self.keep(s, t), x_t)
         fresh, at_data = self.law.at(x_t), expand(s, x_t) == 0
         numbers = (signal, alpha, fresh, at_data)
         if form == "mixture":
             return BeliefBlend(self.law, belief, partial(_mixture_weights, *numbers), (s, t))
         step = Step(signal, alpha, at_data, self.law, x_t)
-        fast = partial(divergence, step, logits.to(belief.dtype), belief.known)
+        fast = partial(divergence, step, logits.to(belief.dtype), known)
         return BeliefBlend(self.law, belief, partial(_d3pm_weights, *numbers), (s, t), fast)
 
 
@@ -124,7 +131,9 @@ def _mixture_weights(
 ) -> Weights:
     r"""Average the posterior's weights over the belief: one case if :math:`x_0 = x_t`, one for all other states."""
     lost = 1 - signal * alpha
-    other = torch.where(lost > 0, 1 / torch.where(lost > 0, lost, 1.0), 0.0)  # 1 / q(x_t | x_0 != x_t), times pi
+    other = torch.where(
+        lost > 0, 1 / torch.where(lost > 0, lost, 1.0), 0.0
+    )  # 1 / q(x_t | x_0 != x_t), times pi
     same = 1 / (signal * alpha + lost * fresh)
     a = signal * (1 - alpha) * other
     b = (1 - signal) * (1 - alpha) * ((1 - belief_t) * other + belief_t * fresh * same)

@@ -15,13 +15,15 @@ from torch import Tensor
 
 from d3pm.distributions import Categorical, Distribution, safe_log, uniforms
 from d3pm.transitions.belief import Belief, certainly
+from d3pm.transitions.laws import PointLaw
+from d3pm.transitions.operators import same_tensors
 
 
 class Reveal(Categorical):
     """Move to the target at ``rate`` where ``free``, else stay at the anchor.
 
     Args:
-        num_states: K.
+        law: The point law of the mask; it belongs to one kernel.
         anchor: Where an entry is, int64 (B, \\*).
         free: Which entries may move, bool (B, \\*).
         rate: r, float64, broadcastable to (B, \\*).
@@ -31,7 +33,7 @@ class Reveal(Categorical):
 
     def __init__(
         self,
-        num_states: int,
+        law: PointLaw,
         anchor: Tensor,
         free: Tensor,
         rate: Tensor,
@@ -39,7 +41,7 @@ class Reveal(Categorical):
         times: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.times = times
-        self.num_states, self.anchor, self.free, self.rate, self.target = num_states, anchor, free, rate, target
+        self.law, self.anchor, self.free, self.rate, self.target = law, anchor, free, rate, target
         self.dtype = target.dtype if isinstance(target, Belief) else rate.dtype
 
     def _log_target(self, x: Tensor) -> Tensor:
@@ -54,7 +56,7 @@ class Reveal(Categorical):
         if isinstance(self.target, Belief):
             targets = self.target.log_probs
         else:
-            shape = (*self.anchor.shape, self.num_states)
+            shape = (*self.anchor.shape, self.law.num_states)
             targets = torch.full(shape, -torch.inf, dtype=self.dtype, device=self.anchor.device)
             targets = targets.scatter_(-1, self.target.unsqueeze(-1), 0.0)
         moved = safe_log(rate).unsqueeze(-1) + targets
@@ -77,17 +79,16 @@ class Reveal(Categorical):
         """See the base class; the target part is ``rate`` times the surprise at the target."""
         if not isinstance(other, Reveal) or isinstance(self.target, Belief):
             return super().kl(other)
-        if other.anchor is not self.anchor and not torch.equal(other.anchor, self.anchor):
+        if not same_tensors((self.anchor,), (other.anchor,)):
             return super().kl(other)
-        if isinstance(other.target, Belief) and self._same_step(other):
+        # Between a posterior and its own reverse step the rates are one, and only what is revealed can differ.
+        if (
+            isinstance(other.target, Belief)
+            and other.law is self.law
+            and same_tensors(self.times, other.times)
+        ):
             return self.rate.to(other.dtype) * other.target.surprise(self.target)
         r, q = self.rate, other.rate
         rates = torch.xlogy(r, r) - torch.xlogy(r, q) + torch.xlogy(1 - r, 1 - r) - torch.xlogy(1 - r, 1 - q)
         surprise = torch.where(r > 0, r * -other._log_target(self.target), 0.0)
         return torch.where(self.free, rates + surprise, 0.0).to(other.dtype)
-
-    def _same_step(self, other: Reveal) -> bool:
-        """Then the rates are one, and only what is revealed can differ."""
-        if self.times is None or other.times is None:
-            return False
-        return self.times[0] is other.times[0] and self.times[1] is other.times[1]

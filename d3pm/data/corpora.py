@@ -1,0 +1,137 @@
+"""Finding a text by its name: the one that ships with Python, a path, a local data folder, the hub."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from d3pm.data.base import SPLITS
+from d3pm.data.files import COMPRESSED, TABLES, file_kind
+from d3pm.data.normalize import text8_normalize
+from d3pm.data.readers import HubRows, Joined, Reader, Text, open_reader
+from d3pm.errors import DataError
+
+HUB_NAMES = {"text8": "afmck/text8"}
+"""Short names that the hub knows by a longer one."""
+
+_SPLIT_NAME = re.compile(r"(train|valid(?:ation)?|val|dev|test)(?![a-z0-9])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text that was found: where, and what splits it comes in.
+
+    ``splits`` has a ``"train"`` always; those it lacks are to be cut from the end of that.
+    """
+
+    where: str
+    splits: dict[str, Reader]
+
+
+def find(source: str, column: str = "text", subset: str | None = None) -> Corpus:
+    """The corpus of a name.
+
+    ``"pydoc"`` is the Python reference manual inside every Python, in text8's alphabet. What looks like a
+    path (``./folder``, ``data/a.txt``, ``a.parquet``) is one. Any other name is looked for in the folder
+    ``$D3PM_DATA`` (as a file or a folder of that name), then on the hub through ``datasets``.
+
+    Raises:
+        DataError: If there is no such text, or it cannot be read. The message says where it was looked for.
+    """
+    if source == "pydoc":
+        return Corpus("the Python reference manual (pydoc_data.topics)", {"train": Text(_pydoc())})
+    if path := _as_path(source) or _in_data_folder(source):
+        return _from_path(path.resolve(), column)
+    return _from_hub(source, column, subset)
+
+
+def _pydoc() -> str:
+    from pydoc_data.topics import topics
+
+    return text8_normalize("\n".join(topics[name] for name in sorted(topics)))
+
+
+def _as_path(source: str) -> Path | None:
+    path = Path(source).expanduser()
+    named_like_one = source.startswith((".", "~", "/")) or file_kind(path) is not None
+    if path.exists() and (named_like_one or len(path.parts) > 1):
+        return path
+    if named_like_one or path.is_absolute():
+        raise DataError(f"source: {source!r} does not exist: give the path of a text file or folder")
+    return None
+
+
+def _in_data_folder(name: str) -> Path | None:
+    if not (root := os.environ.get("D3PM_DATA")):
+        return None
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"D3PM_DATA: {root!r} is not a folder: set it to the one that holds your texts")
+    plain = ["", ".txt", *TABLES]
+    names = [name + kind + packed for packed in ("", *COMPRESSED) for kind in plain]
+    if name == "text8":
+        names.append("text8_prefix")  # a part of it; TextData says how long it is
+    return next((folder / found for found in names if (folder / found).exists()), None)
+
+
+def _from_path(path: Path, column: str) -> Corpus:
+    if path.is_file():
+        return Corpus(str(path), {"train": open_reader(path, column)})
+    files = [file for file in sorted(path.iterdir()) if file.is_file() and file_kind(file)]
+    if (path / path.name).is_file():
+        files = [path / path.name]
+    if not files:
+        raise DataError(
+            f"source: no text in {path}: put .txt (.xz, .gz, .zip), .parquet, .jsonl or .csv there"
+        )
+    if len(files) == 1:
+        return Corpus(str(files[0]), {"train": open_reader(files[0], column)})
+    return Corpus(str(path), _group(files, column, path))
+
+
+def _group(files: list[Path], column: str, folder: Path) -> dict[str, Reader]:
+    """Files named train…, valid… and test… are those splits; without such names all are one text."""
+    groups: dict[str, list[Reader]] = {}
+    for file in files:
+        if name := _split_name(file.name):
+            groups.setdefault(name, []).append(open_reader(file, column))
+    if not groups:
+        return {"train": Joined([open_reader(file, column) for file in files])}
+    if "train" not in groups:
+        raise DataError(f"source: {folder} has {', '.join(groups)} but no train file: add one named train…")
+    return {name: Joined(readers) for name, readers in groups.items()}
+
+
+def _split_name(name: str) -> str | None:
+    found = _SPLIT_NAME.match(name)
+    if not found:
+        return None
+    word = found[1].lower()
+    return word if word in SPLITS else "validation"
+
+
+def _from_hub(name: str, column: str, subset: str | None) -> Corpus:
+    hub_name = HUB_NAMES.get(name, name)
+    where = " ".join(["hub dataset", hub_name, *([subset] if subset else [])])
+    dataset = _load_from_hub(name, hub_name, subset)
+    found = {_split_name(key): HubRows(rows, column, f"{where} ({key})") for key, rows in dataset.items()}
+    splits: dict[str, Reader] = {key: rows for key, rows in found.items() if key}
+    if not splits and len(dataset) == 1:
+        splits = {"train": HubRows(next(iter(dataset.values())), column, where)}
+    if "train" not in splits:
+        raise DataError(f"source: {where} has {', '.join(dataset)} but no train split: name another dataset")
+    return Corpus(where, splits)
+
+
+def _load_from_hub(name: str, hub_name: str, subset: str | None) -> dict:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(hub_name, subset)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"source: {name!r} is neither in $D3PM_DATA ({os.environ.get('D3PM_DATA') or 'not set'}) nor "
+            f"to be had from the hub ({reason}): set D3PM_DATA to a folder that holds {name}, or give a path "
+            f"(./{name} if it is a file or folder here)"
+        ) from error
