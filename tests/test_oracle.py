@@ -12,7 +12,7 @@ import d3pm
 from d3pm import AbsorbingTransition, DiscreteDiffusion
 from d3pm.discrete.truncation import Truncated
 from d3pm.errors import D3PMError
-from d3pm.objectives import CrossEntropy, Hybrid, VariationalBound, vlb_estimate
+from d3pm.objectives import AuxiliaryBound, CrossEntropy, Hybrid, VariationalBound, vlb_estimate
 from d3pm.transitions.base import Transition
 
 WORLDS = [(2, 1, 6), (3, 1, 5), (4, 1, 4), (2, 2, 5), (3, 2, 3), (4, 2, 2), (3, 2, 1)]  # K, L, T
@@ -225,10 +225,10 @@ class TestObjectives:
                     surprise -= float(joint[i, j] * belief[x0].log()) / 4
         assert expected_loss(CrossEntropy(), process, world, logits) == pytest.approx(surprise, abs=1e-10)
         bound = expected_loss(VariationalBound(), process, world, logits)
-        hybrid = expected_loss(Hybrid(weight=0.3), process, world, logits)
+        hybrid = expected_loss(Hybrid(VariationalBound(), CrossEntropy(), 0.3), process, world, logits)
         assert hybrid == pytest.approx(bound + 0.3 * surprise, abs=1e-10)
 
-    @pytest.mark.parametrize("objective", [VariationalBound(), CrossEntropy(), Hybrid()])
+    @pytest.mark.parametrize("objective", [VariationalBound(), CrossEntropy(), AuxiliaryBound()])
     def test_one_time_an_example_is_unbiased(self, kernel, form, objective):
         transition, world = make(kernel, self.size)
         process, logits = DiscreteDiffusion(transition, reverse_form=form), world.random_logits(22)

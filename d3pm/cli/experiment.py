@@ -1,0 +1,122 @@
+"""What a config may hold, how a run keeps it, and what must agree before anything is trained."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, Namespace
+from torch import nn
+from torch.utils.data import Dataset
+
+from d3pm.cli.parser import Parser
+from d3pm.data.base import SPLITS, DataSource
+from d3pm.errors import CheckpointError, ConfigError, DataError
+from d3pm.evaluation import evenly
+from d3pm.objectives import Objective
+from d3pm.process import Process
+from d3pm.training.config import MAY_CHANGE_ON_RESUME, TrainingConfig
+
+KEYS = ("data", "process", "network", "objective", "training")
+
+
+def add_experiment(parser: Parser) -> None:
+    """The keys of a config, each a class path with arguments, and ``training``."""
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with the keys below")
+    parser.add_subclass_arguments(DataSource, "data", required=True, help="where the data comes from")
+    parser.add_subclass_arguments(Process, "process", required=True, help="how it is destroyed")
+    parser.add_subclass_arguments(nn.Module, "network", required=True, help="what looks at the ruins")
+    parser.add_subclass_arguments(Objective, "objective", required=True, help="what is minimised")
+    parser.add_class_arguments(TrainingConfig, "training")
+
+
+def dump(parser: Parser, config: Namespace) -> str:
+    """The experiment in full as YAML, defaults included, without what only one command is about."""
+    kept = Namespace(**{key: config[key] for key in KEYS})
+    return parser.dump(kept, skip_unset=False, skip_validation=True)
+
+
+def load_settings(file: Path) -> dict[str, Any]:
+    """A run's config as nested dicts.
+
+    Raises:
+        CheckpointError: If there is none, or it is no YAML.
+    """
+    try:
+        settings = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read ({type(error).__name__}): name the folder of a run"
+        ) from error
+    if not isinstance(settings, dict) or "data" not in settings:
+        raise CheckpointError(f"{file} has no key `data`: it is not the config of a run")
+    return settings
+
+
+def load_data(file: Path) -> DataSource:
+    """The data a config names."""
+    parser = Parser()
+    parser.add_subclass_arguments(DataSource, "data", required=True)
+    config = parser.parse_object({"data": load_settings(file)["data"]})
+    return parser.instantiate(config).data
+
+
+def check_resume(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuse to go on with a run under settings that would make it another run.
+
+    Raises:
+        ConfigError: Names the first field that differs, and both values.
+    """
+    before, after = dict(_flat(old)), dict(_flat(new))
+    free = {f"training.{name}" for name in MAY_CHANGE_ON_RESUME}
+    for field in sorted(before.keys() | after.keys()):
+        if before.get(field) != after.get(field) and not free & {field, field.rpartition(".")[0]}:
+            raise ConfigError(
+                f"{field} is {after.get(field)}, but the run to resume has {before.get(field)}: "
+                "give the old value, or start a new run in another --output"
+            )
+
+
+def _flat(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        return [(prefix, tree)]
+    return [
+        leaf
+        for key, value in tree.items()
+        for leaf in _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    ]
+
+
+def check_fits(data: DataSource, process: Process, training: TrainingConfig) -> None:
+    """Have data, kernel and machine agree before an hour is spent, or an old run deleted.
+
+    Raises:
+        ConfigError: If the numbers of states differ, or the machine cannot do what is asked.
+        DataError: If a split is too short, or the training split is smaller than a batch.
+    """
+    training.here()
+    examples, *_ = [data.split(name) for name in SPLITS]
+    transition = getattr(process, "transition", None)
+    if transition is not None:
+        symbols, mask = data.codec.num_symbols, transition.absorbing_state
+        wanted = symbols + (mask is not None and (mask >= symbols or _occurs(mask, examples)))
+        if transition.num_states != wanted:
+            raise ConfigError(
+                f"process: num_states is {transition.num_states}, but the data has {symbols} symbols"
+                f"{' and the kernel a mask' if mask is not None else ''}: set num_states to {wanted}"
+            )
+        if mask is not None and wanted > symbols != mask:
+            raise ConfigError(
+                f"process: mask_index is {mask}, which the data uses: leave it at -1, the last state"
+            )
+    blocks = len(examples)  # type: ignore[arg-type]
+    if blocks < training.batch_size:
+        raise DataError(
+            f"training.batch_size is {training.batch_size}, but the training split has {blocks} examples of "
+            f"shape {tuple(data.shape)}: lower it, make examples shorter, or give more data"
+        )
+
+
+def _occurs(symbol: int, examples: Dataset) -> bool:
+    """Whether data takes this symbol, by a look at some; tokenizers may have a mask that text never takes."""
+    some = evenly(examples, 256)
+    return any(bool((some[i]["x0"] == symbol).any()) for i in range(len(some)))

@@ -1,0 +1,38 @@
+"""Finding a trained model: in a run's folder, or in one of its checkpoints."""
+
+from pathlib import Path
+
+import torch
+from transformers.utils import logging
+
+from d3pm.data.base import Codec
+from d3pm.errors import CheckpointError
+from d3pm.model import DiffusionModel
+from d3pm.training import RunFolder
+
+
+def load_model(path: str) -> tuple[DiffusionModel, Path]:
+    """The model at ``path``, on the GPU if there is one, and the folder of the run it belongs to.
+
+    Raises:
+        CheckpointError: If there is none, or it cannot be read; the message says what to do.
+    """
+    folder = RunFolder(path).require_model()
+    logging.disable_progress_bar()  # of reading files
+    model = DiffusionModel.from_pretrained(folder)
+    home = folder if (folder / "config.yaml").is_file() else folder.parent.parent
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval(), home  # type: ignore[arg-type]
+
+
+def codec_of(model: DiffusionModel) -> Codec:
+    """The codec of a model.
+
+    Raises:
+        CheckpointError: If it has none: it was saved without.
+    """
+    if model.codec is None:
+        raise CheckpointError(
+            "the model has no codec, so its symbols cannot be shown: give it one and save it again"
+        )
+    return model.codec

@@ -1,0 +1,114 @@
+"""A ``jsonargparse`` parser whose complaints are one line, with the name that was probably meant."""
+
+import argparse
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from d3pm.errors import ConfigError
+
+_NOISE = re.compile(
+    r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value.*"
+    r"|- Expected a <class 'NoneType'>|Expected a path but .*"
+)
+_PLAINER = {
+    r'Parser key "([^"]+)":': r"\1:",
+    r"Problem with given class_path '([^']+)':": r"\1:",
+    r"Expected a dot import path string: (\S+)": r"there is no class \1 (give a dotted path)",
+    r"Expected a typing.Literal\[(.*)\]\. Got value: ": r"choose one of \1, not ",
+    r"Expected a <class '(\w+)'>\. Got value: ": r"expected \1, got ",
+}
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Types and defaults beside each option; the description's lines as they were written."""
+
+
+class Parser(ArgumentParser):
+    """Options may be spelt with ``-`` or ``_``; errors are raised as :class:`~d3pm.errors.ConfigError`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # as jsonargparse makes more of its kind
+        ours: dict[str, Any] = {
+            "formatter_class": _HelpFormatter,
+            "allow_abbrev": False,
+            "exit_on_error": False,
+        }
+        super().__init__(*args, **ours | kwargs)
+
+    def parse_args(self, args: Sequence[str], **kwargs: Any) -> Any:  # type: ignore[override]
+        """Parse, taking ``--num-steps`` for ``--num_steps``."""
+        with self._plainly():
+            return super().parse_args([_underscores(arg) for arg in args], **kwargs)
+
+    def parse_object(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse nested dicts."""
+        with self._plainly():
+            return super().parse_object(*args, **kwargs)
+
+    @contextmanager
+    def _plainly(self) -> Iterator[None]:
+        try:
+            yield
+        except argparse.ArgumentError as error:
+            raise ConfigError(one_line(str(error)) + self._suggestion(str(error))) from error
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """Help taken from docstrings, without the marks that make formulas of them."""
+        return re.sub(r":\w+:`~?([^`]*)`", r"\1", super().format_help(*args, **kwargs))
+
+    def _suggestion(self, message: str) -> str:
+        unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: --([\w.]+)", message)
+        if unknown is None:
+            return ""
+        name = unknown[1] or unknown[2]
+        owners = re.findall(r"class_path '([^']+)'", message[: unknown.start()])
+        if owners:
+            return did_you_mean(name, _parameters(owners[-1]))
+        return did_you_mean(name, {action.dest for action in self._actions})
+
+
+def one_line(message: str) -> str:
+    r"""The lines of a ``jsonargparse`` message that say something, as one.
+
+    >>> one_line("Parser key \"network\":\n  Errors:\n    - Option 'dim' is not accepted\n  Given value: 3")
+    "network: Option 'dim' is not accepted"
+    """
+    for pattern, plainer in _PLAINER.items():
+        message = re.sub(pattern, plainer, message)
+    lines = [line.strip() for line in message.splitlines()]
+    return " ".join(line.removeprefix("- ") for line in lines if line and not _NOISE.fullmatch(line))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question with the nearest known name, or nothing.
+
+    >>> did_you_mean("learing_rate", ["learning_rate", "seed"])
+    '; did you mean learning_rate?'
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def load_class(path: str) -> Any:
+    """What a dotted path names, or None."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError):
+        return None
+
+
+def _parameters(path: str) -> list[str]:
+    target = load_class(path)
+    return list(inspect.signature(target).parameters) if target is not None else []
+
+
+def _underscores(arg: str) -> str:
+    name, equals, value = arg.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value if arg.startswith("--") else arg

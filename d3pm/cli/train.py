@@ -1,0 +1,100 @@
+"""``d3pm train --config CONFIG --output RUN``: from a config to a model and what it is worth."""
+
+import sys
+from collections.abc import Sequence
+
+import torch
+import yaml
+
+from d3pm.cli.evaluate import evaluate
+from d3pm.cli.experiment import add_experiment, check_fits, check_resume, dump, load_settings
+from d3pm.cli.parser import Parser
+from d3pm.cli.report import bound_lines, sample_lines, unit
+from d3pm.data.base import DataSource
+from d3pm.evaluation import estimate_bound
+from d3pm.model import DiffusionModel
+from d3pm.training import RunFolder, TrainingConfig
+
+DESCRIPTION = """Train a model from a config, or go on with a run that was stopped.
+
+  d3pm train --config configs/quickstart.yaml --output runs/first
+  d3pm train --config configs/quickstart.yaml --output runs/wide --network.dim 256 --training.max_steps 2000
+  d3pm train --config runs/first/config.yaml --output runs/first --resume
+
+Every key of a config is an option too. data, process, network and objective name a class and its arguments.
+Any class of the right kind will do, yours as well; `d3pm train --network.help CLASS` tells what one takes."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb."""
+    parser = Parser(prog="d3pm train", description=DESCRIPTION)
+    parser.add_argument("--output", type=str, required=True, help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="delete the run in --output and start afresh"
+    )
+    add_experiment(parser)
+    config = parser.parse_args(argv)
+    folder = RunFolder(config.output)
+    folder.check_may_write(resume=config.resume, overwrite=config.overwrite)
+    settings = dump(parser, config)
+    if config.resume and folder.used:
+        check_resume(load_settings(folder.config_file), yaml.safe_load(settings))
+    torch.manual_seed(config.training.seed)
+    experiment = parser.instantiate(config)
+    data = experiment.data
+    check_fits(data, experiment.process, experiment.training)
+    model = DiffusionModel(
+        process=experiment.process,
+        network=experiment.network,
+        objective=experiment.objective,
+        codec=data.codec,
+        shape=data.shape,
+    )
+    if config.overwrite:
+        folder.clear()
+    folder.write_config(settings)
+    print(data.describe(), file=sys.stderr)
+    return run(model, data, experiment.training, folder)
+
+
+def run(model: DiffusionModel, data: DataSource, config: TrainingConfig, folder: RunFolder) -> int:
+    """Train, keep the model and say what it is worth; 128 + its number if a signal stopped the training."""
+    from d3pm.training.trainer import DiffusionTrainer
+
+    held_out = data.split("validation")
+
+    def bound(model: DiffusionModel) -> dict[str, float]:
+        report = estimate_bound(
+            model,
+            held_out,
+            num_examples=config.eval_examples,
+            num_times=config.eval_times,
+            batch_size=config.micro_batch_size or config.batch_size,
+        )
+        return report.as_dict()
+
+    trainer = DiffusionTrainer(model, config, folder, data.split("train"), bound, unit(data.codec))
+    try:
+        finished = trainer.fit()
+    except KeyboardInterrupt:
+        finished = False
+    if not finished:
+        print(f"d3pm train: stopped; go on with `{folder.resume_command}`", file=sys.stderr)
+        return 128 + (trainer.stop.received or 2)
+    if trainer.is_world_process_zero():
+        conclude(trainer.ema.model, data, folder)
+    return 0
+
+
+def conclude(model: DiffusionModel, data: DataSource, folder: RunFolder) -> None:
+    """Print the held-out bound beside the unigram entropy, four samples, and what to type next."""
+    report, entropy = evaluate(model, data, split="test")
+    steps = min(model.process.num_steps, 128)
+    x = model.sample(4, steps=steps, seed=0)
+    print(bound_lines(report, entropy, "test", unit(data.codec)))
+    print(f"\n{sample_lines(data.codec.decode(x))}")
+    print("\nnext:")
+    print(f"  d3pm sample {folder.path} --num 4 --steps {steps} --watch")
+    print(f"  d3pm evaluate {folder.path} --num-examples 2000 --num-times 64")
+    print(f"  tensorboard --logdir {folder.logs}")

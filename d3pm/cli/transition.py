@@ -1,0 +1,165 @@
+"""``d3pm transition absorbing --num-states 5 --num-steps 10``: look at a kernel before training with it."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import d3pm.transitions
+from d3pm.cli.parser import Parser, did_you_mean, load_class
+from d3pm.errors import ConfigError
+from d3pm.transitions import Transition
+
+MAX_NUMBERS = 2**27  # in matrices made at once: 1 GiB of float64
+MAX_SHOWN = 12  # states of a matrix that are printed
+DESCRIPTION = """Print a kernel's matrices Q_t and Qbar_t = Q_1 ... Q_t, and how fast it mixes towards pi.
+
+KERNEL is a file of d3pm/transitions, such as absorbing or uniform, or a class path, such as mine.MyKernel.
+`d3pm transition KERNEL --help` lists its own options too: the arguments of its constructor."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb."""
+    kernel = find_kernel(argv[0]) if argv and not argv[0].startswith("-") else None
+    parser = Parser(prog="d3pm transition", description=DESCRIPTION)
+    parser.add_argument("kernel", metavar="KERNEL", help="file of d3pm/transitions, or class path")
+    parser.add_argument("--t", type=int | None, help="time of the printed matrices; null: T/2")
+    parser.add_argument("--plot", type=str | None, help="draw the matrices and the mixing into this picture")
+    parser.add_argument("--save", type=str | None, help="write Q_t, (T, K, K), into this .safetensors file")
+    names = [] if kernel is None else parser.add_class_arguments(kernel)
+    config = parser.instantiate(parser.parse_args(argv))
+    transition = (kernel or find_kernel(config.kernel))(**{name: config[name] for name in names})
+    for file in (config.plot, config.save):
+        _check_writable(file)
+    show(transition, config.t)
+    if config.save:
+        save(transition, Path(config.save))
+    if config.plot:
+        plot(transition, config.t, Path(config.plot))
+    return 0
+
+
+def kernels() -> dict[str, type[Transition]]:
+    """The kernels of the package by the file they stand in; a new file is found unasked."""
+    found: dict[str, type[Transition]] = {}
+    for info in pkgutil.iter_modules(d3pm.transitions.__path__):
+        module = importlib.import_module(f"d3pm.transitions.{info.name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and _is_kernel(value) and value.__module__ == module.__name__:
+                found[info.name] = value
+    return found
+
+
+def find_kernel(name: str) -> type[Transition]:
+    """The class that ``name`` means.
+
+    Raises:
+        ConfigError: If it is neither a file of ``d3pm/transitions`` with a kernel nor the path of one.
+    """
+    known = kernels()
+    kernel = known.get(name) or load_class(name)
+    if kernel is None or not _is_kernel(kernel):
+        raise ConfigError(
+            f"there is no kernel {name}{did_you_mean(name, known)} (kernels: {', '.join(known)})"
+        )
+    return kernel
+
+
+def _is_kernel(value: object) -> bool:
+    """Whether it is a kernel one can make: the bases in between have no constructor a user could fill in."""
+    return inspect.isclass(value) and issubclass(value, Transition) and not inspect.isabstract(value)
+
+
+def _check_writable(file: str | None) -> None:
+    if file and not Path(file).resolve().parent.is_dir():
+        raise ConfigError(f"{file}: there is no folder {Path(file).resolve().parent}: make it first")
+
+
+def matrices(transition: Transition, s: Tensor, t: Tensor) -> Tensor:
+    r"""Dense :math:`Q_{s+1} \cdots Q_t`, (B, K, K).
+
+    Raises:
+        ConfigError: If they would take more than a gigabyte.
+    """
+    size, states = len(s) * transition.num_states**2, transition.num_states
+    if size > MAX_NUMBERS:
+        raise ConfigError(
+            f"num_states is {states}: {len(s)} dense matrices take {size * 8 / 2**30:.1f} GiB: "
+            "look at fewer states, a kernel has the same form at any size"
+        )
+    return transition.between(s, t).dense()
+
+
+def mixing(transition: Transition, times: Tensor) -> Tensor:
+    r"""How far from :math:`\pi` the worst start is: :math:`\max_i \mathrm{TV}(\bar Q_t[i, :], \pi)`, (B,)."""
+    law = transition.stationary()
+    return torch.stack(
+        [(matrices(transition, t * 0, t)[0] - law).abs().sum(-1).max() / 2 for t in times.split(1)]
+    )
+
+
+def show(transition: Transition, t: int | None) -> None:
+    """Print the matrices at t, the stationary law and a table of the mixing."""
+    time = _time(transition, t)
+    print(transition)
+    for name, s in (("Q", time - 1), ("Qbar", time * 0)):
+        print(f"\n{name}_{int(time)} =\n{_text(matrices(transition, s, time)[0])}")
+    print(f"\npi = {_text(transition.stationary())}")
+    times = torch.linspace(0, transition.num_steps, min(transition.num_steps, 10) + 1).round().long()
+    print("\n   t   max_i TV(Qbar_t[i, :], pi)")
+    for at, distance in zip(times.tolist(), mixing(transition, times).tolist(), strict=True):
+        print(f"{at:4d}   {distance:.6f}")
+
+
+def _time(transition: Transition, t: int | None) -> Tensor:
+    t = (transition.num_steps + 1) // 2 if t is None else t
+    if not 1 <= t <= transition.num_steps:
+        raise ConfigError(f"--t is {t}: give a time from 1 to num_steps ({transition.num_steps})")
+    return torch.tensor([t])
+
+
+def _text(matrix: Tensor) -> str:
+    """A matrix as text, its first states only where there are many."""
+    corner = matrix[tuple(slice(MAX_SHOWN) for _ in matrix.shape)]
+    rows = "\n".join(
+        "  ".join(f"{p:.4f}" for p in row) for row in corner.reshape(-1, corner.shape[-1]).tolist()
+    )
+    return (
+        rows
+        if matrix.shape == corner.shape
+        else f"{rows}\n(the first {MAX_SHOWN} of {matrix.shape[-1]} states)"
+    )
+
+
+def save(transition: Transition, file: Path) -> None:
+    """Write every Q_t, (T, K, K) float64, as ``MatrixTransition`` reads it."""
+    from safetensors.torch import save_file
+
+    t = torch.arange(transition.num_steps + 1)
+    steps = matrices(transition, t[:-1], t[1:])
+    save_file({"matrices": steps.contiguous()}, file)
+    print(f"\nQ {tuple(steps.shape)} written to {file}: MatrixTransition({str(file)!r}) reads it")
+
+
+def plot(transition: Transition, t: int | None, file: Path) -> None:
+    """Draw Q_t, Qbar_t and the mixing side by side."""
+    from matplotlib.figure import Figure
+
+    time = _time(transition, t)
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for axes, name, s in ((left, "Q", time - 1), (middle, r"\bar{Q}", time * 0)):
+        image = axes.imshow(matrices(transition, s, time)[0], vmin=0, cmap="viridis")
+        axes.set(title=f"${name}_{{{int(time)}}}$", xlabel="to", ylabel="from")
+        figure.colorbar(image, ax=axes, shrink=0.8)
+    times = torch.linspace(0, transition.num_steps, min(transition.num_steps, 100) + 1).round().long()
+    right.plot(times, mixing(transition, times))
+    right.set(
+        title="worst distance to the stationary law", xlabel="t", ylabel="total variation", ylim=(0, None)
+    )
+    figure.savefig(file, dpi=150)
+    print(f"\ndrawn in {file}")

@@ -1,0 +1,100 @@
+"""What watches a training: the moving average, the progress bar, and signals that ask it to stop."""
+
+import signal
+import sys
+import threading
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from d3pm.training.ema import EMA
+
+
+class FollowWeights(TrainerCallback):
+    """Update the moving average after every optimizer step."""
+
+    def __init__(self, ema: EMA) -> None:
+        self.ema = ema
+
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs) -> None:
+        """Called between the optimizer's step and the count of it."""
+        self.ema.update(model, state.global_step)
+
+
+class Progress(TrainerCallback):
+    """One bar: the training loss and the held-out bound in bits, tokens a second, time left."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+        self.shown: dict[str, str] = {}
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Open the bar where a resumed run stands."""
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.3 if sys.stderr.isatty() else 30,  # a log file needs no moving picture
+            disable=not state.is_world_process_zero,
+        )
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        """One step more."""
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs) -> None:
+        """Show the loss beside the bar, and give each evaluation a line of its own."""
+        logs = logs or {}
+        if "bits_per_dim" in logs:
+            self.shown["loss"] = f"{logs['bits_per_dim']:.3f} bits/{self.unit}"
+            self.shown["speed"] = f"{logs['tokens_per_second'] / 1000:.1f}k tokens/s"
+        if "eval_bits_per_dim" in logs:
+            bound = f"{logs['eval_bits_per_dim']:.3f} ± {logs['eval_standard_error']:.3f}"
+            self.shown["held-out"] = bound
+            self.bar.write(
+                f"step {state.global_step}: held-out bound {bound} bits/{self.unit}", file=sys.stderr
+            )
+        self.bar.set_postfix(self.shown, refresh=False)
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        """Leave the finished bar on the screen."""
+        self.bar.close()
+
+
+class StopOnSignal(TrainerCallback):
+    """On the first Ctrl-C or SIGTERM finish the step, save a checkpoint and stop; a second one stops at once.
+
+    ``received`` is the number of the signal, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Listen (Python lets only the main thread do so)."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = {
+                number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+            }
+
+    def _note(self, number: int, frame: object) -> None:
+        self.received = number
+        self.restore()
+
+    def restore(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        """Between two steps everything is consistent: a good place to stop."""
+        if self.received is not None:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        """Stop listening."""
+        self.restore()

@@ -1,0 +1,128 @@
+"""What a user may set about training, under names a user knows."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from d3pm.errors import ConfigError
+
+MAY_CHANGE_ON_RESUME = frozenset(
+    {"max_steps", "eval_every", "eval_examples", "eval_times", "save_every", "keep_checkpoints", "log_every"}
+    | {"compile", "bf16", "num_workers", "report_to"}
+)
+"""Settings a resumed run may change: they say how long, how often and how fast, not what is learned."""
+
+_POSITIVE = {
+    "max_steps",
+    "batch_size",
+    "learning_rate",
+    "eval_every",
+    "eval_examples",
+    "eval_times",
+    "save_every",
+}
+_POSITIVE |= {"log_every", "keep_checkpoints"}
+_NOT_NEGATIVE = ("warmup_steps", "weight_decay", "max_grad_norm", "num_workers")
+
+
+@dataclass
+class TrainingConfig:
+    """How to train: length, step size, averaging, and how often to look.
+
+    Attributes:
+        max_steps: Optimizer steps in all.
+        batch_size: Examples an optimizer step, over all devices.
+        micro_batch_size: Examples a device sees at once; gradients are accumulated up to batch_size. null: no
+            accumulation.
+        learning_rate: Peak learning rate of AdamW.
+        warmup_steps: Steps over which the learning rate rises linearly from 0.
+        lr_schedule: What the learning rate does after the warm-up: stay, or fall to 0 at max_steps.
+        weight_decay: Decoupled weight decay of matrices; biases and norms have none.
+        max_grad_norm: Gradients are clipped to this norm; 0 turns clipping off.
+        ema_decay: Decay of the moving average of the weights, which is what is evaluated and kept; 0 keeps
+            the last weights instead.
+        eval_every: Steps between evaluations of the bound on held-out data.
+        eval_examples: Held-out examples, the same at every evaluation.
+        eval_times: Times t drawn for each of them, the same at every evaluation.
+        save_every: Steps between checkpoints.
+        keep_checkpoints: How many of the newest checkpoints stay; 2 or more is wise.
+        log_every: Steps between lines in the log.
+        seed: Seeds the weights, the order of the data and the noise.
+        compile: Compile the network with torch.compile: pays on GPUs, not on CPUs.
+        bf16: Train in bfloat16 autocast. null: where the GPU has it. CPUs are always float32.
+        num_workers: Processes that load data; 0 loads it in the training process.
+        report_to: Where the curves go, as transformers names them, e.g. [tensorboard] or [trackio].
+    """
+
+    max_steps: int = 1000
+    batch_size: int = 64
+    micro_batch_size: int | None = None
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    lr_schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.999
+    eval_every: int = 500
+    eval_examples: int = 128
+    eval_times: int = 8
+    save_every: int = 500
+    keep_checkpoints: int = 2
+    log_every: int = 20
+    seed: int = 0
+    compile: bool = False
+    bf16: bool | None = None
+    num_workers: int = 0
+    report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}: give a number above 0")
+        for name in _NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}: give 0 or more")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"training.ema_decay is {self.ema_decay}: give 0 <= ema_decay < 1")
+        micro = self.micro_batch_size
+        if micro is not None and (micro < 1 or self.batch_size % micro):
+            raise ConfigError(
+                f"training.micro_batch_size is {micro}: give a divisor of batch_size, {self.batch_size}"
+            )
+
+    def here(self) -> "Here":
+        """What this machine makes of the settings.
+
+        Raises:
+            ConfigError: If a CPU is asked for bfloat16, or the batch does not divide among the processes.
+        """
+        gpu = torch.cuda.is_available()
+        if self.bf16 and not gpu:
+            raise ConfigError("training.bf16 is true but there is no GPU: leave it null, CPUs crawl in it")
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        micro = self.micro_batch_size or max(self.batch_size // processes, 1)
+        if self.batch_size % (micro * processes):
+            raise ConfigError(
+                f"training.batch_size is {self.batch_size}: give a multiple of {processes} x {micro}"
+            )
+        bf16 = gpu and torch.cuda.is_bf16_supported() if self.bf16 is None else self.bf16
+        return Here(gpu, bf16, micro, accumulation=self.batch_size // (micro * processes))
+
+
+@dataclass(frozen=True)
+class Here:
+    """Settings as one process of this machine carries them out.
+
+    Attributes:
+        gpu: Whether there is one.
+        bf16: Whether to train in bfloat16 autocast.
+        micro_batch_size: Examples at once.
+        accumulation: Micro-batches a step.
+    """
+
+    gpu: bool
+    bf16: bool
+    micro_batch_size: int
+    accumulation: int

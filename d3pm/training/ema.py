@@ -1,0 +1,35 @@
+"""The exponential moving average of a model's weights."""
+
+import copy
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class EMA(Generic[M]):
+    r"""A copy of a model that follows it, :math:`\theta' \leftarrow d\,\theta' + (1 - d)\,\theta`.
+
+    The decay is warmed up, :math:`d_n = \min(d, \frac{1 + n}{10 + n})` at step :math:`n`, so that short
+    runs are not held back by their random first weights. There is no state besides the weights: ``n`` is the
+    trainer's step, so a resumed run goes on exactly.
+
+    Args:
+        model: The model to follow. Its copy is ``ema.model``, in evaluation mode and without gradients.
+        decay: :math:`d`; 0 makes the copy equal to the model after every step.
+    """
+
+    def __init__(self, model: M, decay: float) -> None:
+        self.model: M = copy.deepcopy(model).requires_grad_(False).eval()
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Follow ``model`` after its optimizer step number ``step`` (0, 1, …)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(averages, [*model.parameters()], 1 - decay)
+        for kept, seen in zip(self.model.buffers(), model.buffers(), strict=True):
+            kept.copy_(seen)

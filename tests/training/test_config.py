@@ -1,0 +1,24 @@
+"""Settings that cannot work are refused by name."""
+
+import pytest
+
+from d3pm.errors import ConfigError
+from d3pm.training import TrainingConfig
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_steps", 0),
+        ("batch_size", -1),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("warmup_steps", -1),
+        ("ema_decay", 1.0),
+        ("keep_checkpoints", 0),
+        ("micro_batch_size", 7),
+    ],
+)
+def test_a_bad_number_is_named(field, value):
+    with pytest.raises(ConfigError, match=f"training.{field} is {value}"):
+        TrainingConfig(**{field: value})
