@@ -12,8 +12,9 @@ from d3pm.objectives import Network
 class ClassifierFreeGuidance:
     r"""Push the output away from the unconditional one: :math:`u + s\,(c - u)`.
 
-    Scale 0 is unconditional, 1 conditional, above 1 exaggerated; Ho and Salimans' w is s - 1. On logits this
-    tilts the belief to :math:`\tilde p_c^{\,s}\, \tilde p_u^{\,1-s}`; on :math:`\epsilon`, x0 or v it moves along the line.
+    Scale 0 is unconditional, 1 conditional, above 1 exaggerated; Ho and Salimans' w is s - 1. On logits
+    this tilts the belief to :math:`\tilde p_c^{\,s}\, \tilde p_u^{\,1-s}`; on
+    :math:`\epsilon`, x0 or v it moves along the line.
     Two network calls a step (one for scales 0 and 1).
 
     Args:

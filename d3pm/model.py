@@ -287,12 +287,22 @@ class DiffusionModel(PreTrainedModel):
                 f"{path} holds no model (no config.json): give a folder written by save_pretrained"
             )
         try:
-            model = super().from_pretrained(path, *args, **kwargs)
-        except (ConfigError, CheckpointError):
-            raise
+            loaded: Any = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        except ConfigError as error:
+            raise CheckpointError(f"{path}: {error}") from error
         except Exception as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(f"{path} cannot be read as a model: {reason}") from error
+            reason = str(error).strip().partition("\n")[0]
+            raise CheckpointError(
+                f"{path} cannot be read as a model ({type(error).__name__}: {reason})"
+            ) from error
+        model, found = loaded
+        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if found[problem]:
+                names = ", ".join(map(str, sorted(found[problem])[:3]))
+                raise CheckpointError(
+                    f"{path}: {problem.replace('_', ' ')} in the weights: {names}; save the model again"
+                )
+        check_states(model.process, model.network)
         if model.config.codec_class is not None:
             kind = find_class(model.config.codec_class)
             if not issubclass(kind, Codec):

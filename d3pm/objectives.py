@@ -2,7 +2,8 @@ r"""The variational bound, written once against :class:`Process`, and the losses
 
 .. math::
     L = \underbrace{\mathrm{KL}(q(x_T|x_0) \,\|\, p(x_T))}_{\text{prior}}
-      + \sum_{t=2}^{T} \underbrace{\mathrm{E}\,\mathrm{KL}(q(x_{t-1}|x_t,x_0) \,\|\, p_\theta(x_{t-1}|x_t))}_{\text{diffusion}}
+      + \sum_{t=2}^{T}
+        \underbrace{\mathrm{E}\,\mathrm{KL}(q(x_{t-1}|x_t,x_0) \,\|\, p_\theta(x_{t-1}|x_t))}_{\text{diffusion}}
       \underbrace{- \mathrm{E} \log p_\theta(x_0|x_1)}_{\text{reconstruction}}
 
 The posterior at s = 0 is a point at the data, whose divergence *is* the negative log-likelihood: the last
@@ -19,7 +20,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -177,7 +178,13 @@ def stratified(x0: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 
 class Objective(ABC):
-    """A loss of an example, in nats, from one time drawn for it."""
+    """A loss of an example, in nats, from one time drawn for it.
+
+    Attributes:
+        is_bound: Whether its mean is the bound itself, and may be read as such.
+    """
+
+    is_bound: ClassVar[bool] = False
 
     def __call__(
         self,
@@ -202,6 +209,8 @@ class Objective(ABC):
 @dataclass(frozen=True)
 class VariationalBound(Objective):
     r"""T times the bound's term at t: its mean over t is the bound without :math:`L_T`, which has no parameters."""
+
+    is_bound: ClassVar[bool] = True
 
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See the base class."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ def sample(
     with torch.no_grad():
         x = process.prior(tuple(shape), place).sample(generator)
         x = _held(process, x, x0, known, times[0], generator)
-        for t, s in _bar(list(zip(times[:-1], times[1:], strict=True)), progress):
+        for t, s in _bar(list(pairwise(times)), progress):
             t_batch, s_batch = batch_time(t, x), batch_time(s, x)
             output = network(x, t_batch, **cond)
             x = process.reverse(output, x, s_batch, t_batch).sample(generator)
@@ -127,12 +128,7 @@ def _times(num_steps: int, steps: int | Sequence[int] | None, grid: Grid) -> lis
             raise ConfigError(f"steps is {steps}: this process has T={num_steps}, choose 1 .. {num_steps}")
         return grid(num_steps, steps)
     times = list(steps)
-    if (
-        len(times) < 2
-        or times[0] != num_steps
-        or times[-1] != 0
-        or any(a <= b for a, b in zip(times, times[1:]))
-    ):
+    if len(times) < 2 or times[0] != num_steps or times[-1] != 0 or any(a <= b for a, b in pairwise(times)):
         raise ConfigError(f"steps is {times}: times must fall from T={num_steps} to 0")
     return times
 

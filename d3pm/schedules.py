@@ -117,7 +117,9 @@ class LinearSchedule(Schedule):
 
 @dataclass(frozen=True)
 class CosineSchedule(Schedule):
-    r""":math:`\bar\alpha(u) = \cos^2\!\big(\tfrac{u + s}{1 + s} \tfrac{\pi}{2}\big)` over its value at 0, :math:`\beta \le 0.999`.
+    r""":math:`\bar\alpha(u) = \cos^2\!\big(\tfrac{u + s}{1 + s} \tfrac{\pi}{2}\big)` over its value at 0.
+
+    Clipped to :math:`\beta \le 0.999`.
 
     References:
         Nichol and Dhariwal, *Improved Denoising Diffusion Probabilistic Models*, 2021, section 3.2.
@@ -133,7 +135,9 @@ class CosineSchedule(Schedule):
 
 @dataclass(frozen=True)
 class UnsquaredCosineSchedule(Schedule):
-    r""":math:`\bar\alpha(u) = \cos\!\big(\tfrac{u + s}{1 + s} \tfrac{\pi}{2}\big)` over its value at 0, **not** squared, :math:`\beta \le 0.999`.
+    r""":math:`\bar\alpha(u) = \cos\!\big(\tfrac{u + s}{1 + s} \tfrac{\pi}{2}\big)` over its value at 0.
+
+    **Not** squared; clipped to :math:`\beta \le 0.999`.
 
     References:
         Hoogeboom et al., *Argmax Flows and Multinomial Diffusion*, 2021, section 4.2; Austin et al., 2021, section 4.

@@ -88,7 +88,9 @@ def cases(num_states: int, name: str) -> dict[str, Case]:
     out["q_sample"] = lambda: process.q_sample(x0, t)
     out["posterior"] = lambda: process.posterior(x0, x_t, s, t)
     out["reverse"] = reverse
-    out["bound"] = lambda: backward(process.posterior(x0, x_t, s, t).kl(process.reverse(logits, x_t, s, t)).sum())
+    out["bound"] = lambda: backward(
+        process.posterior(x0, x_t, s, t).kl(process.reverse(logits, x_t, s, t)).sum()
+    )
 
     if num_states in DENSE_STEPS:
         kernel = KERNELS[name].example(num_states, DENSE_STEPS[num_states])
@@ -141,7 +143,9 @@ def process_share(repeats: int) -> None:
     t = torch.randint(1, NUM_STEPS + 1, (32,))
     for name, num_states in (("absorbing", 28), ("uniform", 27)):
         process = DiscreteDiffusion(KERNELS[name].example(num_states, NUM_STEPS))
-        network = TransformerDenoiser(num_states, dim=128, depth=4, heads=4, time_conditioned=name != "absorbing")
+        network = TransformerDenoiser(
+            num_states, dim=128, depth=4, heads=4, time_conditioned=name != "absorbing"
+        )
         optimizer = torch.optim.AdamW(network.parameters(), fused=True)
         logits = torch.randn(32, 64, num_states, requires_grad=True)
 
@@ -181,8 +185,12 @@ def main() -> None:
     torch.manual_seed(0)
     warnings.filterwarnings("ignore")
     today = datetime.date.today().isoformat()
-    print(f"{today}, torch {torch.__version__}, {args.threads} threads, {platform.processor() or platform.machine()}")
-    print(f"medians of {args.repeats} alternating rounds; T = {NUM_STEPS} (dense at K = 8192: {DENSE_STEPS[8192]})\n")
+    print(
+        f"{today}, torch {torch.__version__}, {args.threads} threads, {platform.processor() or platform.machine()}"
+    )
+    print(
+        f"medians of {args.repeats} alternating rounds; T = {NUM_STEPS} (dense at K = 8192: {DENSE_STEPS[8192]})\n"
+    )
     kernel_rows(args.repeats)
     print()
     process_share(args.repeats)

@@ -6,7 +6,13 @@ import torch
 from oracle import concrete_subclasses
 from torch.testing import assert_close
 
-from d3pm import AbsorbingTransition, DiscreteDiffusion, MarginalTransition, MatrixTransition, UniformTransition
+from d3pm import (
+    AbsorbingTransition,
+    DiscreteDiffusion,
+    MarginalTransition,
+    MatrixTransition,
+    UniformTransition,
+)
 from d3pm.discrete.continuous import ContinuousTimeBound, integrand, survival_and_slope
 from d3pm.errors import D3PMError
 from d3pm.objectives import step_term
@@ -20,7 +26,9 @@ from d3pm.schedules import (
 )
 
 K = 4
-LAW = torch.tensor([0.45, 0.3, 0.25, 0.0], dtype=torch.float64)  # the last state is the mask where there is one
+LAW = torch.tensor(
+    [0.45, 0.3, 0.25, 0.0], dtype=torch.float64
+)  # the last state is the mask where there is one
 FREQUENCIES = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
 
 
@@ -134,7 +142,9 @@ def test_the_absorbing_integrand_is_the_weighted_cross_entropy():
     u = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     x0, masked = torch.tensor([[0, 1], [2, 0], [1, 1]]), torch.tensor([[3, 1], [3, 3], [1, 3]])
     output = torch.randn(3, 2, K, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    surprise = torch.nn.functional.cross_entropy(output[..., :3].flatten(0, 1), x0.flatten(), reduction="none")
+    surprise = torch.nn.functional.cross_entropy(
+        output[..., :3].flatten(0, 1), x0.flatten(), reduction="none"
+    )
     expected = torch.where(masked == 3, (2 * u / u**2)[:, None] * surprise.view(3, 2), 0.0)
     assert_close(integrand(process, output, x0, masked, u), expected, rtol=1e-10, atol=1e-12)
 
@@ -178,7 +188,9 @@ def test_slopes_are_derivatives(cls):
 class TestObjective:
     def test_its_mean_is_the_integral(self, name, form):
         """Monte Carlo over 40,000 stratified times; the network is told u T."""
-        transition = kernel(name, CosineSchedule() if name != "absorbing" else ReciprocalSchedule(), num_steps=50)
+        transition = kernel(
+            name, CosineSchedule() if name != "absorbing" else ReciprocalSchedule(), num_steps=50
+        )
         process = DiscreteDiffusion(transition, reverse_form=form)
 
         def network(x_u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -202,7 +214,9 @@ class TestObjective:
         x_t = process.q_sample(x0, t, torch.Generator().manual_seed(6))
         for dtype in (torch.float32, torch.float64):
             for scale in (1.0, 1e3):
-                output = torch.randn(10, 8, K, generator=torch.Generator().manual_seed(7), dtype=dtype) * scale
+                output = (
+                    torch.randn(10, 8, K, generator=torch.Generator().manual_seed(7), dtype=dtype) * scale
+                )
                 output.requires_grad_()
                 loss = ContinuousTimeBound().at(process, output, x0, x_t, t)
                 assert loss.dtype == dtype
@@ -241,4 +255,6 @@ def test_frequencies_of_zero_are_no_trouble(form):
 def test_other_kernels_are_refused():
     process = DiscreteDiffusion(MatrixTransition.example(num_states=3, num_steps=2))
     with pytest.raises(D3PMError, match="ContinuousTimeBound"):
-        ContinuousTimeBound()(process, lambda x, t: torch.zeros(*x.shape, 3), torch.zeros(2, 1, dtype=torch.int64))
+        ContinuousTimeBound()(
+            process, lambda x, t: torch.zeros(*x.shape, 3), torch.zeros(2, 1, dtype=torch.int64)
+        )

@@ -51,7 +51,13 @@ def test_every_law_has_the_shape_of_the_data_and_sums_to_one(kernel, form, k, st
     x_t = process.q_sample(x0, t, generator)
     logits = 5 * torch.randn((*shape, k), generator=generator, dtype=torch.float64)
     posterior, reverse = process.posterior(x0, x_t, s, t), process.reverse(logits, x_t, s, t)
-    laws = [process.prior(shape), process.marginal(x0, t), posterior, reverse, process.predict(logits, x_t, t)]
+    laws = [
+        process.prior(shape),
+        process.marginal(x0, t),
+        posterior,
+        reverse,
+        process.predict(logits, x_t, t),
+    ]
     for law in laws:
         assert law.probs.shape == (*shape, k)
         assert_close(law.probs.sum(-1).double(), torch.ones(shape, dtype=torch.float64), rtol=1e-12, atol=0)
@@ -96,7 +102,7 @@ def test_sparse_matrices_obey_bayes(form, k, steps, seed):
     """A random chain with forbidden jumps: posterior and reverse step at every pair that can occur."""
     generator = torch.Generator().manual_seed(seed)
     end = torch.full((k,), 1 / k, dtype=torch.float64)
-    transition = MatrixTransition(random_matrices(k, steps, generator), stationary=end)
+    transition = MatrixTransition(random_matrices(k, steps, generator), law=end)
     chain, process = Chain.of(transition), DiscreteDiffusion(transition, reverse_form=form)
     t = 1 + seed % steps
     s = seed % t

@@ -142,7 +142,8 @@ class TestVlbTerms:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    ("size", "steps"), [((3, 1, 1), None), ((4, 1, 6), None), ((2, 2, 6), None), ((3, 2, 6), 3), ((3, 2, 6), 1)]
+    ("size", "steps"),
+    [((3, 1, 1), None), ((4, 1, 6), None), ((2, 2, 6), None), ((3, 2, 6), 3), ((3, 2, 6), 1)],
 )
 @pytest.mark.parametrize("belief", ["exact", "random"])
 def test_samples_follow_the_law_of_the_model(kernel, form, size, steps, belief):
@@ -220,13 +221,19 @@ class TestObjectives:
         for t in range(1, 5):
             joint = world.law[:, None] * world.forward(0, t)
             for i, j in joint.nonzero().tolist():
-                for entry, (x0, x_t) in enumerate(zip(world.words[i].tolist(), world.words[j].tolist(), strict=True)):
+                for entry, (x0, x_t) in enumerate(
+                    zip(world.words[i].tolist(), world.words[j].tolist(), strict=True)
+                ):
                     belief = world.chain.belief(logits[t - 1, j, entry], x_t, t)
                     surprise -= float(joint[i, j] * belief[x0].log()) / 4
         assert expected_loss(CrossEntropy(), process, world, logits) == pytest.approx(surprise, abs=1e-10)
         bound = expected_loss(VariationalBound(), process, world, logits)
         hybrid = expected_loss(Hybrid(VariationalBound(), CrossEntropy(), 0.3), process, world, logits)
         assert hybrid == pytest.approx(bound + 0.3 * surprise, abs=1e-10)
+        auxiliary = expected_loss(
+            AuxiliaryBound(0.3), process, world, logits
+        )  # a share of every one of T terms
+        assert auxiliary == pytest.approx(bound + 0.3 * 4 * surprise, abs=1e-10)
 
     @pytest.mark.parametrize("objective", [VariationalBound(), CrossEntropy(), AuxiliaryBound()])
     def test_one_time_an_example_is_unbiased(self, kernel, form, objective):
@@ -245,7 +252,9 @@ class TestObjectives:
         process, logits = DiscreteDiffusion(transition, reverse_form=form), world.random_logits(25)
         drawn = torch.multinomial(world.law, 6000, replacement=True, generator=generator(26))
         network = world.network(logits)
-        estimate = vlb_estimate(process, network, world.words[drawn], num_times=num_times, generator=generator(27))
+        estimate = vlb_estimate(
+            process, network, world.words[drawn], num_times=num_times, generator=generator(27)
+        )
         prior, diffusion, reconstruction = expected_bound(process, world, logits)
         for values, mean in (
             (estimate.prior, prior),
@@ -267,7 +276,8 @@ class TestObjectives:
 
         masks = [torch.tensor(mask).expand_as(x0) for mask in ([1, 1], [1, 0], [0, 1])]
         both, first, second = (
-            d3pm.vlb_terms(process, network, x0, generator=generator(29), attention_mask=mask) for mask in masks
+            d3pm.vlb_terms(process, network, x0, generator=generator(29), attention_mask=mask)
+            for mask in masks
         )
         torch.testing.assert_close(first.total + second.total, both.total, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(first.bits_per_dim() + second.bits_per_dim(), 2 * both.bits_per_dim())
@@ -305,7 +315,9 @@ def test_sharper_beliefs_change_which_token_and_not_how_many(temperature, top_p)
     """One absorbing entry: samples follow the tempered nucleus of the law, and half way half are revealed."""
     process = DiscreteDiffusion(AbsorbingTransition(num_states=6, num_steps=10))
     law = torch.tensor([0.4, 0.25, 0.2, 0.1, 0.05], dtype=torch.float64)
-    logits = torch.cat([law.log(), torch.tensor([30.0], dtype=torch.float64)])  # the mask's logit means nothing
+    logits = torch.cat(
+        [law.log(), torch.tensor([30.0], dtype=torch.float64)]
+    )  # the mask's logit means nothing
     network = Truncated(process, lambda x_t, t: logits.expand(*x_t.shape, 6), temperature, top_p)
     revealed = {}
     drawn = d3pm.sample(

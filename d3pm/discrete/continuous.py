@@ -6,8 +6,9 @@ Reverse jumps from i to j happen at the rate :math:`-\bar\alpha' / \bar\alpha\; 
 .. math:: \int_0^1 -\frac{\bar\alpha'}{\bar\alpha}\, \pi_i\; \mathrm E \sum_{j \ne i}
           \Big[ \hat r_j - r_j + r_j \log \frac{r_j}{\hat r_j} \Big]\, du, \qquad i = x_u.
 
-For the absorbing kernel this is :math:`\int -\bar\alpha' / (1 - \bar\alpha)\, \mathrm E \sum_{masked} -\log \tilde p(x_0)\, du`,
-which does not depend on the schedule.
+For the absorbing kernel this is
+:math:`\int -\bar\alpha' / (1 - \bar\alpha)\, \mathrm E \sum_{masked} -\log \tilde p(x_0)\, du`, which does
+not depend on the schedule.
 
 References:
     Campbell et al., 2022, proposition 2; Shi et al. (MD4), 2024, section 3; Schiff et al., 2024, section 4.
@@ -16,7 +17,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -109,6 +110,8 @@ class ContinuousTimeBound(Objective):
     One stratified u in (0, 1] an example; O(1) an entry for the absorbing kernel beyond one cross-entropy, a few
     passes over K otherwise. Defined for rank-one kernels; refuses others.
     """
+
+    is_bound: ClassVar[bool] = True
 
     def __call__(
         self,

@@ -106,7 +106,8 @@ class Bridge(Blend):
         """See the base class; one pass over K against the reverse step of the same times, where it has one."""
         # A law belongs to one kernel, so equal laws and times mean the same step.
         if isinstance(other, BeliefBlend) and other.law is self.law and other.divergence is not None:
-            assert self.x_t is not None and self.target is not None
+            assert self.x_t is not None
+            assert self.target is not None
             if same_tensors((*self.times, self.x_t), (*other.times, other.x_t)):
                 return other.divergence(self.target)
         return super().kl(other)

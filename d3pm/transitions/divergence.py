@@ -1,8 +1,13 @@
 r"""The bound's term of a rank-one kernel in one pass over K.
 
-With :math:`g = \bar\alpha_s e_{x_0} + (1-\bar\alpha_s)\pi` and :math:`\hat g = \bar\alpha_s \tilde p + (1-\bar\alpha_s)\pi`, both the
-posterior and the ``d3pm`` reverse step are :math:`(\alpha e_i + (1-\alpha)\pi_i)_j` times g or ĝ over their sums
-:math:`Z = \bar\alpha_t [x_0 = i] + (1-\bar\alpha_t)\pi_i` and :math:`\hat Z = \bar\alpha_t \tilde p_i + (1-\bar\alpha_t)\pi_i`, for :math:`i = x_t`. The common factor cancels:
+Write :math:`i = x_t`. The posterior is :math:`(\alpha e_i + (1-\alpha)\pi_i)_j\, g_j / Z` and the reverse step
+:math:`(\alpha e_i + (1-\alpha)\pi_i)_j\, \hat g_j / \hat Z`, with
+
+.. math::
+    g = \bar\alpha_s e_{x_0} + (1-\bar\alpha_s)\pi, \quad & \hat g = \bar\alpha_s \tilde p + (1-\bar\alpha_s)\pi, \\
+    Z = \bar\alpha_t [x_0 = i] + (1-\bar\alpha_t)\pi_i, \quad & \hat Z = \bar\alpha_t \tilde p_i + (1-\bar\alpha_t)\pi_i.
+
+The common factor cancels:
 
 .. math::
     \mathrm{KL} = \log\frac{\hat Z}{Z} + \frac{1}{Z} \Big[ \alpha\, h_i + (1-\alpha)\,\pi_i \sum_j h_j \Big],
@@ -26,7 +31,15 @@ from d3pm.transitions.laws import Law, UniformLaw
 
 @dataclass(frozen=True)
 class Step:
-    r"""One reverse step of a rank-one kernel: :math:`\bar\alpha_s`, :math:`\alpha_{t|s}` broadcast to entries, s = 0, :math:`\pi`, x_t."""
+    r"""One reverse step of a rank-one kernel.
+
+    Attributes:
+        signal: :math:`\bar\alpha_s`, broadcastable to the entries.
+        alpha: :math:`\alpha_{t|s}`, likewise.
+        at_data: Whether s = 0, likewise.
+        law: :math:`\pi`.
+        x_t: Where the step starts, (B, \*).
+    """
 
     signal: Tensor
     alpha: Tensor

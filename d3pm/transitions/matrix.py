@@ -26,11 +26,11 @@ class MatrixTransition(Transition):
 
     Args:
         matrices: (T, K, K), or a ``.npy`` or ``.safetensors`` file of it (one tensor).
-        stationary: The law every step keeps, (K,). Solved for if not given.
+        law: The stationary law, which every step keeps, (K,). Solved for if not given.
 
     Raises:
         ConfigError: If a matrix is not row-stochastic (the message names t, the row and its sum), or if no
-            single law is kept by all of them and ``stationary`` is not given.
+            single law is kept by all of them and ``law`` is not given.
 
     References:
         Austin et al., 2021, section 3.
@@ -40,15 +40,17 @@ class MatrixTransition(Transition):
     tensor([0.5000, 0.5000], dtype=torch.float64)
     """
 
-    def __init__(self, matrices: Tensor | str | Path, stationary: Tensor | None = None) -> None:
-        stack = read_matrices(matrices) if isinstance(matrices, (str, Path)) else torch.as_tensor(matrices)
+    def __init__(self, matrices: Tensor | str | Path, law: Tensor | None = None) -> None:
+        stack = (
+            read_matrices(matrices)
+            if isinstance(matrices, (str, Path))
+            else torch.as_tensor(matrices, dtype=torch.float64)
+        )
         self.matrices = checked_stack(stack)
         self.num_steps, self.num_states = self.matrices.shape[:2]
         self._steps = Table(self.matrices)
-        self._stationary = (
-            solve_stationary(self.matrices) if stationary is None else checked_law(stationary, "stationary")
-        )
-        self.stationary_given = stationary
+        self.law = None if law is None else checked_law(law, "law")
+        self._stationary = solve_stationary(self.matrices) if self.law is None else self.law
         bars = [torch.eye(self.num_states, dtype=torch.float64)]
         for step in self.matrices:
             bars.append(bars[-1] @ step)
@@ -113,7 +115,8 @@ def checked_stack(stack: Tensor) -> Tensor:
             else ""
         )
         raise ConfigError(f"matrices: row {i} at t={t + 1} sums to {sums[t, i].item():.6g}, not to 1{hint}")
-    return stack / sums.unsqueeze(-1)
+    # Rows within rounding of one are used as they are, so that a saved stack comes back to the last bit.
+    return stack / torch.where((sums - 1).abs() > 1e-12, sums, 1.0).unsqueeze(-1)
 
 
 def read_matrices(path: str | Path) -> Tensor:
@@ -148,7 +151,5 @@ def solve_stationary(stack: Tensor) -> Tensor:
     kept = float((law @ stack - law).abs().max()) < 1e-8
     if not (unique and kept):
         why = "more than one law is" if not unique else "no single law is"
-        raise ConfigError(
-            f"matrices: {why} kept by every step: give stationary, the law of x_T, a (K,) tensor"
-        )
+        raise ConfigError(f"matrices: {why} kept by every step: give law, that of x_T, a (K,) tensor")
     return law

@@ -1,4 +1,4 @@
-r"""Kernels :math:`Q_t = (1 - \beta_t) I + \beta_t \mathbf 1 \pi^\top`: keep a token, or draw it afresh from :math:`\pi`.
+r"""Kernels :math:`Q_t = (1 - \beta_t) I + \beta_t \mathbf 1 \pi^\top`: keep a token or draw it afresh from :math:`\pi`.
 
 Their laws are blends of three parts: a target (the data, or the belief in it), the background :math:`\pi`,
 and a spike at :math:`x_t`. No (K, K) and, but for the belief, no (B, \*, K) tensor is ever made.
@@ -81,7 +81,10 @@ class RankOneTransition(Transition):
         return Blend(self.law, x0.shape, background=1 - keep, target=x0, weight=keep)
 
     def posterior(self, x0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Bridge:
-        r"""Expand :math:`(\bar\alpha_s e_{x_0} + (1-\bar\alpha_s)\pi)_j\,(\alpha e_j + (1-\alpha)\pi)_{x_t}`; O(1) an entry."""
+        r"""See the base class; O(1) an entry.
+
+        Expands :math:`(\bar\alpha_s e_{x_0} + (1-\bar\alpha_s)\pi)_j\,(\alpha e_j + (1-\alpha)\pi)_{x_t}`.
+        """
         signal, alpha = expand(self.alpha_bars[s], x0), expand(self.keep(s, t), x0)
         fresh, same = self.law.at(x_t), x0 == x_t
         evidence = signal * alpha * same + (1 - signal * alpha) * fresh
@@ -118,7 +121,7 @@ class RankOneTransition(Transition):
 
 
 def _d3pm_weights(signal: Tensor, alpha: Tensor, fresh: Tensor, at_data: Tensor, belief_t: Tensor) -> Weights:
-    r"""Expand :math:`(\alpha e_{x_t} + (1-\alpha)\pi_{x_t})_j (\bar\alpha_s \tilde p + (1-\bar\alpha_s)\pi)_j` over its sum."""
+    r""":math:`(\alpha e_i + (1-\alpha)\pi_i)_j\, (\bar\alpha_s \tilde p + (1-\bar\alpha_s)\pi)_j`, i = x_t, over its sum."""
     evidence = signal * alpha * belief_t + (1 - signal * alpha) * fresh
     a = (1 - alpha) * fresh * signal / evidence
     b = (1 - alpha) * fresh * (1 - signal) / evidence

@@ -283,6 +283,29 @@ class TestReverse:
             assert_close(together[one], alone, **EXACT)
 
 
+class TestDenseTwin:
+    """A kernel and the stack of its own matrices are one process, whatever shortcuts the kernel takes."""
+
+    def test_they_agree(self, process, transition, chain):
+        twin = DiscreteDiffusion(MatrixTransition(chain.steps), reverse_form=process.reverse_form)
+        assert twin.transition.absorbing_state == transition.absorbing_state
+        x0, x_t, s, t = cases(chain)
+        logits = random_logits(x_t, chain.num_states)
+        ours, theirs = (
+            (
+                each.prior(tuple(x0.shape)),
+                each.marginal(x0, t),
+                each.posterior(x0, x_t, s, t),
+                each.predict(logits, x_t, t),
+                each.reverse(logits, x_t, s, t),
+            )
+            for each in (process, twin)
+        )
+        for a, b in zip(ours, theirs, strict=True):
+            assert_close(a.probs, b.probs, rtol=1e-10, atol=1e-12)
+        assert_close(ours[2].kl(ours[4]), theirs[2].kl(theirs[4]), **CLOSE)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_two_forms_agree_for_the_absorbing_kernel(size):
     kernel = AbsorbingTransition(num_states=size[0], num_steps=size[1])
@@ -330,7 +353,7 @@ def test_states_that_cannot_have_led_here_get_no_belief():
     """A kernel of two islands: from an island one can only have come from the same island."""
     island = torch.full((2, 2), 0.5, dtype=torch.float64)
     matrices = torch.block_diag(island, island).repeat(3, 1, 1)
-    kernel = MatrixTransition(matrices, stationary=torch.full((4,), 0.25, dtype=torch.float64))
+    kernel = MatrixTransition(matrices, law=torch.full((4,), 0.25, dtype=torch.float64))
     for form in FORMS:
         process = DiscreteDiffusion(kernel, reverse_form=form)
         logits = random_logits(times(0)[:, None], 4)

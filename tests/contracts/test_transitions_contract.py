@@ -237,7 +237,7 @@ def test_defaults_are_those_of_the_paper():
 def test_matrices_are_taken_as_they_are():
     matrices = torch.rand(4, 3, 3, generator=generator(8), dtype=torch.float64)
     matrices = matrices / matrices.sum(-1, keepdim=True)
-    transition = MatrixTransition(matrices, stationary=torch.full((3,), 1 / 3, dtype=torch.float64))
+    transition = MatrixTransition(matrices, law=torch.full((3,), 1 / 3, dtype=torch.float64))
     assert (transition.num_states, transition.num_steps) == (3, 4)
     t = torch.arange(1, 5)
     assert_close(transition.between(t - 1, t).dense(), matrices, **EXACT)
