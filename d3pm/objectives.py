@@ -79,6 +79,11 @@ def batch_time(t: int, x0: Tensor) -> Tensor:
     return torch.full((len(x0),), t, dtype=torch.int64, device=x0.device)
 
 
+def full_precision(x: Tensor) -> torch.autocast:
+    """A context in which no product is rounded: autocast is for networks, never for probabilities."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def prior_term(process: Process, x0: Tensor) -> Tensor:
     """:math:`L_T` of every entry, (B, \\*)."""
     noised = process.marginal(x0, batch_time(process.num_steps, x0))
@@ -99,8 +104,9 @@ def _term_at(
     cond: dict[str, Any],
 ) -> Tensor:
     x_t = process.q_sample(x0, t, generator)
-    term = step_term(process, network(x_t, t, **cond), x0, x_t, t - 1, t)
-    return per_example(term, entries(x0, cond))
+    output = network(x_t, t, **cond)
+    with full_precision(x_t):
+        return per_example(step_term(process, output, x0, x_t, t - 1, t), entries(x0, cond))
 
 
 def vlb_terms(
@@ -198,8 +204,9 @@ class Objective(ABC):
         """Draw a stratified t an example, corrupt, call the network once: losses (B,)."""
         t = 1 + (stratified(x0, generator) * process.num_steps).long()
         x_t = process.q_sample(x0, t, generator)
-        loss = self.at(process, network(x_t, t, **cond), x0, x_t, t)
-        return per_example(loss, entries(x0, cond))
+        output = network(x_t, t, **cond)
+        with full_precision(x_t):
+            return per_example(self.at(process, output, x0, x_t, t), entries(x0, cond))
 
     @abstractmethod
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from d3pm.errors import ConfigError
-from d3pm.objectives import Network, batch_time
+from d3pm.objectives import Network, batch_time, full_precision
 from d3pm.process import Process
 
 Grid = Callable[[int, int], list[int]]
@@ -101,7 +101,8 @@ def sample(
         for t, s in _bar(list(pairwise(times)), progress):
             t_batch, s_batch = batch_time(t, x), batch_time(s, x)
             output = network(x, t_batch, **cond)
-            x = process.reverse(output, x, s_batch, t_batch).sample(generator)
+            with full_precision(x):
+                x = process.reverse(output, x, s_batch, t_batch).sample(generator)
             x = _held(process, x, x0, known, s, generator)
             if watch is not None:
                 watch(s, x)

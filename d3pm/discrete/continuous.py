@@ -25,7 +25,7 @@ from torch import Tensor
 from d3pm.discrete.process import DiscreteDiffusion
 from d3pm.distributions import Categorical, pick, safe_log
 from d3pm.errors import ConfigError
-from d3pm.objectives import Network, Objective, entries, per_example, stratified
+from d3pm.objectives import Network, Objective, entries, full_precision, per_example, stratified
 from d3pm.process import Process
 from d3pm.schedules import Schedule
 from d3pm.transitions.operators import RankOneOperator, expand
@@ -128,7 +128,8 @@ class ContinuousTimeBound(Objective):
         x_u = RankOneOperator(kernel.schedule.alpha_bar(u), kernel.law).sample(x0, generator)
         output = network(x_u, u * process.num_steps, **cond)
         assert isinstance(process, DiscreteDiffusion)
-        return per_example(integrand(process, output, x0, x_u, u), entries(x0, cond))
+        with full_precision(x_u):
+            return per_example(integrand(process, output, x0, x_u, u), entries(x0, cond))
 
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The integrand at u = t / T, so that it combines with other losses."""

@@ -4,8 +4,8 @@ Write :math:`i = x_t`. The posterior is :math:`(\alpha e_i + (1-\alpha)\pi_i)_j\
 :math:`(\alpha e_i + (1-\alpha)\pi_i)_j\, \hat g_j / \hat Z`, with
 
 .. math::
-    g = \bar\alpha_s e_{x_0} + (1-\bar\alpha_s)\pi, \quad & \hat g = \bar\alpha_s \tilde p + (1-\bar\alpha_s)\pi, \\
-    Z = \bar\alpha_t [x_0 = i] + (1-\bar\alpha_t)\pi_i, \quad & \hat Z = \bar\alpha_t \tilde p_i + (1-\bar\alpha_t)\pi_i.
+    g = \bar\alpha_s e_{x_0} + (1-\bar\alpha_s)\pi, & \hat g = \bar\alpha_s \tilde p + (1-\bar\alpha_s)\pi, \\
+    Z = \bar\alpha_t [x_0 = i] + (1-\bar\alpha_t)\pi_i, & \hat Z = \bar\alpha_t \tilde p_i + (1-\bar\alpha_t)\pi_i.
 
 The common factor cancels:
 

@@ -81,7 +81,7 @@ class ListedLaw(Law):
         self.num_states = len(probs)
         self._probs = Table(probs)
         threshold, alias = alias_table(probs)
-        self._threshold, self._alias = Table(threshold), alias
+        self._threshold, self._alias = Table(threshold), Table(alias)
 
     def probs(self, device: torch.device) -> Tensor:
         """See the base class."""
@@ -95,7 +95,7 @@ class ListedLaw(Law):
         """See the base class."""
         u = uniforms(shape, device, generator) * self.num_states
         column = u.long()
-        return torch.where(u - column < self._threshold[column], column, self._alias.to(device)[column])
+        return torch.where(u - column < self._threshold[column], column, self._alias[column].long())
 
 
 def alias_table(probs: Tensor) -> tuple[Tensor, Tensor]:

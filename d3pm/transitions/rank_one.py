@@ -121,7 +121,7 @@ class RankOneTransition(Transition):
 
 
 def _d3pm_weights(signal: Tensor, alpha: Tensor, fresh: Tensor, at_data: Tensor, belief_t: Tensor) -> Weights:
-    r""":math:`(\alpha e_i + (1-\alpha)\pi_i)_j\, (\bar\alpha_s \tilde p + (1-\bar\alpha_s)\pi)_j`, i = x_t, over its sum."""
+    r""":math:`(\alpha e_i + (1-\alpha)\pi_i)_j\, (\bar\alpha_s \tilde p + (1-\bar\alpha_s)\pi)_j`; i = x_t."""
     evidence = signal * alpha * belief_t + (1 - signal * alpha) * fresh
     a = (1 - alpha) * fresh * signal / evidence
     b = (1 - alpha) * fresh * (1 - signal) / evidence
