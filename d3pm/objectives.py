@@ -261,6 +261,8 @@ class AuxiliaryBound(Objective):
 class Hybrid(Objective):
     """One loss plus ``weight`` times another, at the same time, from the same network call.
 
+    Times are the whole numbers 1 … T; a continuous-time bound then becomes a sum over them.
+
     Args:
         base: A loss.
         auxiliary: What is added.

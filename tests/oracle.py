@@ -29,7 +29,9 @@ def concrete_subclasses(base: type) -> list[type]:
             yield child
             yield from descend(child)
 
-    found = {cls for cls in descend(base) if cls.__module__.startswith("d3pm.") and not inspect.isabstract(cls)}
+    found = {
+        cls for cls in descend(base) if cls.__module__.startswith("d3pm.") and not inspect.isabstract(cls)
+    }
     return sorted(found, key=lambda cls: cls.__qualname__)
 
 
@@ -182,7 +184,7 @@ class World:
         return place
 
     def exact_logits(self) -> Tensor:
-        """log q(x_0^i = k | x_t = w) as (T, S, length, K); -1e30 stands for log 0, zeros where w cannot occur."""
+        """The exact belief, log q(x_0^i = k | x_t = w), (T, S, L, K); -1e30 is log 0, zeros where w cannot occur."""
         value = torch.nn.functional.one_hot(self.words, self.chain.num_states).double()  # (S, L, K)
         tables = []
         for t in range(1, self.num_steps + 1):

@@ -1,4 +1,4 @@
-"""Continuous time: what the finite bound tends to, how fast, and the published closed forms. No Monte Carlo but once."""
+"""Continuous time: what the finite bound tends to, how fast, and the published closed forms; by quadrature."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def likelihood(transition, u: torch.Tensor) -> torch.Tensor:
 
 
 def exact_logits(transition, u: torch.Tensor, tilt: float = 0.0) -> torch.Tensor:
-    """log q(x_0 | x_u) up to a constant, (N, i, x); a ``tilt`` that depends on x_u and the signal makes it wrong."""
+    """The exact log-belief in x_0 given x_u, (N, i, x), unnormalised; a ``tilt`` makes it wrong."""
     keep = transition.schedule.alpha_bar(u)[:, None, None]
     table = torch.randn(K, K, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     belief = (LAW[:, None] * likelihood(transition, u)).mT
@@ -150,7 +150,7 @@ def test_the_absorbing_integrand_is_the_weighted_cross_entropy():
 
 
 def test_the_uniform_integrand_is_the_published_one():
-    r"""a'/(K a) [K/x_i - K/y_i - sum_j (x_j/x_i) log(y_i x_j / (y_j x_i))], x = K a e_{x_0} + 1 - a, y with the belief."""
+    r"""a'/(K a) [K/x_i - K/y_i - sum_j (x_j/x_i) log(y_i x_j / (y_j x_i))], x = K a e_{x_0} + 1 - a, y likewise."""
     schedule = UnsquaredCosineSchedule()
     process = DiscreteDiffusion(kernel("uniform", schedule), reverse_form="d3pm")
     u = torch.tensor([0.01, 0.2, 0.5, 0.9], dtype=torch.float64)

@@ -132,7 +132,7 @@ class ContinuousTimeBound(Objective):
             return per_example(integrand(process, output, x0, x_u, u), entries(x0, cond))
 
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The integrand at u = t / T, so that it combines with other losses."""
+        """The integrand at u = t / T, so that it combines with other losses: a sum over times, not the integral."""
         rank_one(process)
         assert isinstance(process, DiscreteDiffusion)
         return integrand(process, output, x0, x_t, t.double() / process.num_steps)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from d3pm.errors import ConfigError
 from d3pm.schedules import Schedule, UnsquaredCosineSchedule
 from d3pm.transitions.laws import ListedLaw, checked_law
 from d3pm.transitions.rank_one import RankOneTransition
@@ -26,7 +27,7 @@ class MarginalTransition(RankOneTransition):
         schedule: How fast.
 
     Raises:
-        ConfigError: If the frequencies are no law; the message names the entry or the sum.
+        ConfigError: If the frequencies are no law (the message names the entry or the sum), or one symbol has all.
 
     References:
         Vignac et al., *DiGress*, 2022, section 4.2.
@@ -39,6 +40,8 @@ class MarginalTransition(RankOneTransition):
         self, frequencies: Tensor | Sequence[float], num_steps: int, schedule: Schedule | None = None
     ) -> None:
         self.frequencies = checked_law(torch.as_tensor(frequencies, dtype=torch.float64), "frequencies")
+        if int((self.frequencies > 0).sum()) < 2:
+            raise ConfigError("frequencies has one symbol only: for a state that swallows all, use AbsorbingTransition")
         super().__init__(ListedLaw(self.frequencies), num_steps, schedule or UnsquaredCosineSchedule())
 
     @classmethod

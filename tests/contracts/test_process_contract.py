@@ -245,7 +245,9 @@ class TestReverse:
         for p, q in itertools.product(laws, laws):
             value, expected = p.kl(q), kl(p.probs, q.probs)
             # exp and log of the dense table may turn 0 into 1e-320 or back; only clear cases are compared.
-            clear = ~((p.probs < 1e-12) & (p.probs > 0)).any(-1) & ~((q.probs < 1e-12) & (q.probs > 0)).any(-1)
+            clear = ~((p.probs < 1e-12) & (p.probs > 0)).any(-1) & ~((q.probs < 1e-12) & (q.probs > 0)).any(
+                -1
+            )
             assert_close(value.expand_as(x0)[clear], expected[clear], rtol=1e-8, atol=1e-10)
 
     def test_samples_follow_the_probabilities(self, process, chain):
@@ -316,11 +318,17 @@ def test_the_two_forms_agree_for_the_absorbing_kernel(size):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("first", "second"), itertools.product([AbsorbingTransition, UniformTransition], repeat=2))
+@pytest.mark.parametrize(
+    ("first", "second"), itertools.product([AbsorbingTransition, UniformTransition], repeat=2)
+)
 def test_laws_of_different_processes_can_be_compared(first, second, form):
     """The same times and states do not make it the same step: a shortcut for a pair must know its kernel."""
-    ours = DiscreteDiffusion(first(num_states=4, num_steps=6, schedule=ReciprocalSchedule()), reverse_form=form)
-    theirs = DiscreteDiffusion(second(num_states=4, num_steps=6, schedule=CosineSchedule()), reverse_form=form)
+    ours = DiscreteDiffusion(
+        first(num_states=4, num_steps=6, schedule=ReciprocalSchedule()), reverse_form=form
+    )
+    theirs = DiscreteDiffusion(
+        second(num_states=4, num_steps=6, schedule=CosineSchedule()), reverse_form=form
+    )
     x0, x_t, s, t = times(0, 1, 2)[:, None], times(3, 3, 3)[:, None], times(1, 2, 0), times(2, 5, 4)
     posterior, reverse = ours.posterior(x0, x_t, s, t), theirs.reverse(random_logits(x_t, 4), x_t, s, t)
     assert_close(posterior.kl(reverse), kl(posterior.probs, reverse.probs), **CLOSE)
@@ -509,7 +517,9 @@ def test_a_confident_mistake_costs_what_it_should(form, scale):
     process = DiscreteDiffusion(AbsorbingTransition(num_states=4, num_steps=10), reverse_form=form)
     x0, x_t = times(0)[:, None], times(3)[:, None]
     logits = torch.tensor([[[-scale, scale, 0.0, 0.0]]], dtype=torch.float64)
-    value = process.posterior(x0, x_t, times(4), times(5)).kl(process.reverse(logits, x_t, times(4), times(5)))
+    value = process.posterior(x0, x_t, times(4), times(5)).kl(
+        process.reverse(logits, x_t, times(4), times(5))
+    )
     assert float(value) == pytest.approx(0.2 * 2 * scale, rel=1e-9)
 
 

@@ -74,7 +74,8 @@ def test_tables_tend_to_the_continuous_signal(cls):
 
 
 @pytest.mark.parametrize(
-    "schedule", [ReciprocalSchedule(), CosineSchedule(), UnsquaredCosineSchedule(), PolynomialSchedule.example()]
+    "schedule",
+    [ReciprocalSchedule(), CosineSchedule(), UnsquaredCosineSchedule(), PolynomialSchedule.example()],
 )
 @pytest.mark.parametrize("num_steps", [1, 2, 10, 1000])
 def test_tables_are_the_continuous_signal_up_to_the_first_clipped_beta(schedule, num_steps):

@@ -7,7 +7,7 @@ import torch
 from oracle import chi_square, concrete_subclasses, times
 from torch.testing import assert_close
 
-from d3pm.errors import D3PMError
+from d3pm.errors import ConfigError, D3PMError
 from d3pm.schedules import LinearSchedule, ReciprocalSchedule, UnsquaredCosineSchedule
 from d3pm.transitions import AbsorbingTransition, MarginalTransition, MatrixTransition, UniformTransition
 from d3pm.transitions.base import Transition
@@ -93,7 +93,10 @@ class TestEveryTransition:
 
     def test_tables_stay_float64_and_take_any_integer_time(self, transition):
         t = transition.num_steps
-        wide, narrow = transition.between(times(0), times(t)), transition.between(times(0).int(), times(t).int())
+        wide, narrow = (
+            transition.between(times(0), times(t)),
+            transition.between(times(0).int(), times(t).int()),
+        )
         assert torch.equal(wide.dense(), narrow.dense())
 
 
@@ -116,7 +119,9 @@ class TestEveryOperator:
     def test_apply_is_the_vector_times_the_matrix(self, transition, trailing):
         operator = self.operator(transition)
         dense = operator.dense()
-        p = torch.rand((len(dense), *trailing, transition.num_states), generator=generator(2), dtype=torch.float64)
+        p = torch.rand(
+            (len(dense), *trailing, transition.num_states), generator=generator(2), dtype=torch.float64
+        )
         p = p / p.sum(-1, keepdim=True)
         assert_close(operator.apply(p), torch.einsum("b...i,bij->b...j", p, dense), **EXACT)
 
@@ -326,3 +331,8 @@ def test_a_row_that_is_no_law_is_found():
     matrices[2, 1] = torch.tensor([-0.5, 0.75, 0.75])
     with pytest.raises(D3PMError, match=r"\[1, 0\] at t=3.*-0\.5"):
         MatrixTransition(matrices)
+
+
+def test_frequencies_with_all_mass_on_one_symbol_are_refused():
+    with pytest.raises(ConfigError, match="one symbol only"):
+        MarginalTransition([0.0, 1.0], num_steps=2)
