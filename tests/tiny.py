@@ -7,7 +7,23 @@ import yaml
 
 from d3pm.cli import main
 
-WORDS = "the a mask is noise step back time data law of in and to from".split()
+WORDS = [
+    "the",
+    "a",
+    "mask",
+    "is",
+    "noise",
+    "step",
+    "back",
+    "time",
+    "data",
+    "law",
+    "of",
+    "in",
+    "and",
+    "to",
+    "from",
+]
 
 
 def write_config(folder: Path, **training) -> Path:

@@ -7,7 +7,7 @@ from typing import Literal
 from d3pm.cli.experiment import load_data
 from d3pm.cli.model import codec_of, load_model
 from d3pm.cli.parser import Parser
-from d3pm.cli.report import bound_lines, unit
+from d3pm.cli.report import bound_lines
 from d3pm.data.base import DataSource
 from d3pm.errors import ConfigError
 from d3pm.evaluation import BoundReport, estimate_bound, unigram_entropy
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     if config.json:
         print(json.dumps({"split": config.split, **report.as_dict(), "unigram_entropy": entropy}))
     else:
-        print(bound_lines(report, entropy, config.split, unit(codec_of(model))))
+        print(bound_lines(report, entropy, config.split, data))
     return 0
 
 

@@ -6,12 +6,10 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, Namespace
 from torch import nn
-from torch.utils.data import Dataset
 
 from d3pm.cli.parser import Parser
-from d3pm.data.base import SPLITS, DataSource
+from d3pm.data.base import SPLITS, Codec, DataSource
 from d3pm.errors import CheckpointError, ConfigError, DataError
-from d3pm.evaluation import evenly
 from d3pm.objectives import Objective
 from d3pm.process import Process
 from d3pm.training.config import MAY_CHANGE_ON_RESUME, TrainingConfig
@@ -94,11 +92,10 @@ def check_fits(data: DataSource, process: Process, training: TrainingConfig) -> 
         DataError: If a split is too short, or the training split is smaller than a batch.
     """
     training.here()
-    examples, *_ = [data.split(name) for name in SPLITS]
     transition = getattr(process, "transition", None)
     if transition is not None:
         symbols, mask = data.codec.num_symbols, transition.absorbing_state
-        wanted = symbols + (mask is not None and (mask >= symbols or _occurs(mask, examples)))
+        wanted = symbols + (mask is not None and mask != _own_mask(data.codec))
         if transition.num_states != wanted:
             raise ConfigError(
                 f"process: num_states is {transition.num_states}, but the data has {symbols} symbols"
@@ -108,7 +105,7 @@ def check_fits(data: DataSource, process: Process, training: TrainingConfig) -> 
             raise ConfigError(
                 f"process: mask_index is {mask}, which the data uses: leave it at -1, the last state"
             )
-    blocks = len(examples)  # type: ignore[arg-type]
+    blocks, *_ = [len(data.split(name)) for name in SPLITS]  # type: ignore[arg-type]
     if blocks < training.batch_size:
         raise DataError(
             f"training.batch_size is {training.batch_size}, but the training split has {blocks} examples of "
@@ -116,7 +113,6 @@ def check_fits(data: DataSource, process: Process, training: TrainingConfig) -> 
         )
 
 
-def _occurs(symbol: int, examples: Dataset) -> bool:
-    """Whether data takes this symbol, by a look at some; tokenizers may have a mask that text never takes."""
-    some = evenly(examples, 256)
-    return any(bool((some[i]["x0"] == symbol).any()) for i in range(len(some)))
+def _own_mask(codec: Codec) -> int | None:
+    """The mask that is among the codec's symbols already: that of a tokenizer made for masked language models."""
+    return getattr(getattr(codec, "tokenizer", None), "mask_token_id", None)

@@ -19,6 +19,7 @@ def load_model(path: str) -> tuple[DiffusionModel, Path]:
     """
     folder = RunFolder(path).require_model()
     logging.disable_progress_bar()  # of reading files
+    logging.set_verbosity_error()  # what is amiss is raised
     model = DiffusionModel.from_pretrained(folder)
     home = folder if (folder / "config.yaml").is_file() else folder.parent.parent
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -17,6 +17,10 @@ _NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value.*"
     r"|- Expected a <class 'NoneType'>|Expected a path but .*"
 )
+_UNKNOWN = (
+    r"Option '([^']+)' is not accepted|unrecognized arguments: --([\w.]+)"
+    r"|Group '([^']+)' does not accept option '([^']+)'"
+)
 _PLAINER = {
     r'Parser key "([^"]+)":': r"\1:",
     r"Problem with given class_path '([^']+)':": r"\1:",
@@ -63,11 +67,11 @@ class Parser(ArgumentParser):
         return re.sub(r":\w+:`~?([^`]*)`", r"\1", super().format_help(*args, **kwargs))
 
     def _suggestion(self, message: str) -> str:
-        unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: --([\w.]+)", message)
-        if unknown is None:
+        found = re.search(_UNKNOWN, message)
+        if found is None:
             return ""
-        name = unknown[1] or unknown[2]
-        owners = re.findall(r"class_path '([^']+)'", message[: unknown.start()])
+        name = ".".join(part for part in found.groups() if part)
+        owners = re.findall(r"class_path '([^']+)'", message[: found.start()])
         if owners:
             return did_you_mean(name, _parameters(owners[-1]))
         return did_you_mean(name, {action.dest for action in self._actions})

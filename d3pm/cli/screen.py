@@ -9,11 +9,11 @@ class Screen:
     """Show a block of text, each time in place of the last.
 
     Args:
-        stream: Where to; only a terminal is redrawn.
+        stream: Where to, standard output if not given; only a terminal is redrawn.
     """
 
-    def __init__(self, stream: TextIO = sys.stdout) -> None:
-        self.stream = stream
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stdout
         self.height = 0
 
     def show(self, text: str) -> None:

@@ -1,5 +1,6 @@
 """``d3pm train --config CONFIG --output RUN``: from a config to a model and what it is worth."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from d3pm.data.base import DataSource
 from d3pm.evaluation import estimate_bound
 from d3pm.model import DiffusionModel
 from d3pm.training import RunFolder, TrainingConfig
+from d3pm.training.run import program
 
 DESCRIPTION = """Train a model from a config, or go on with a run that was stopped.
 
@@ -36,10 +38,12 @@ def main(argv: Sequence[str]) -> int:
     add_experiment(parser)
     config = parser.parse_args(argv)
     folder = RunFolder(config.output)
-    folder.check_may_write(resume=config.resume, overwrite=config.overwrite)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
     settings = dump(parser, config)
-    if config.resume and folder.used:
-        check_resume(load_settings(folder.config_file), yaml.safe_load(settings))
+    if first:
+        folder.check_may_write(resume=config.resume, overwrite=config.overwrite)
+        if config.resume and folder.used:
+            check_resume(load_settings(folder.config_file), yaml.safe_load(settings))
     torch.manual_seed(config.training.seed)
     experiment = parser.instantiate(config)
     data = experiment.data
@@ -51,10 +55,11 @@ def main(argv: Sequence[str]) -> int:
         codec=data.codec,
         shape=data.shape,
     )
-    if config.overwrite:
-        folder.clear()
-    folder.write_config(settings)
-    print(data.describe(), file=sys.stderr)
+    if first:
+        if config.overwrite:
+            folder.clear()
+        folder.write_config(settings)
+        print(data.describe(), file=sys.stderr)
     return run(model, data, experiment.training, folder)
 
 
@@ -84,6 +89,8 @@ def run(model: DiffusionModel, data: DataSource, config: TrainingConfig, folder:
         return 128 + (trainer.stop.received or 2)
     if trainer.is_world_process_zero():
         conclude(trainer.ema.model, data, folder)
+    trainer.accelerator.wait_for_everyone()  # processes that leave early take the others down
+    trainer.end()
     return 0
 
 
@@ -92,9 +99,8 @@ def conclude(model: DiffusionModel, data: DataSource, folder: RunFolder) -> None
     report, entropy = evaluate(model, data, split="test")
     steps = min(model.process.num_steps, 128)
     x = model.sample(4, steps=steps, seed=0)
-    print(bound_lines(report, entropy, "test", unit(data.codec)))
+    print(bound_lines(report, entropy, "test", data))
     print(f"\n{sample_lines(data.codec.decode(x))}")
     print("\nnext:")
-    print(f"  d3pm sample {folder.path} --num 4 --steps {steps} --watch")
-    print(f"  d3pm evaluate {folder.path} --num-examples 2000 --num-times 64")
-    print(f"  tensorboard --logdir {folder.logs}")
+    print(f"  {program()} sample {folder.path} --num 4 --steps {steps} --watch")
+    print(f"  {program()} evaluate {folder.path} --num-examples 2000 --num-times 64")

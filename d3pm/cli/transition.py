@@ -33,8 +33,8 @@ def main(argv: Sequence[str]) -> int:
     names = [] if kernel is None else parser.add_class_arguments(kernel)
     config = parser.instantiate(parser.parse_args(argv))
     transition = (kernel or find_kernel(config.kernel))(**{name: config[name] for name in names})
-    for file in (config.plot, config.save):
-        _check_writable(file)
+    _check_file(config.plot, (".png", ".pdf", ".svg"))
+    _check_file(config.save, (".safetensors",))
     show(transition, config.t)
     if config.save:
         save(transition, Path(config.save))
@@ -74,9 +74,13 @@ def _is_kernel(value: object) -> bool:
     return inspect.isclass(value) and issubclass(value, Transition) and not inspect.isabstract(value)
 
 
-def _check_writable(file: str | None) -> None:
-    if file and not Path(file).resolve().parent.is_dir():
+def _check_file(file: str | None, suffixes: tuple[str, ...]) -> None:
+    if file is None:
+        return
+    if not Path(file).resolve().parent.is_dir():
         raise ConfigError(f"{file}: there is no folder {Path(file).resolve().parent}: make it first")
+    if Path(file).suffix not in suffixes:
+        raise ConfigError(f"{file}: end the name in {' or '.join(suffixes)}")
 
 
 def matrices(transition: Transition, s: Tensor, t: Tensor) -> Tensor:
@@ -105,14 +109,16 @@ def mixing(transition: Transition, times: Tensor) -> Tensor:
 def show(transition: Transition, t: int | None) -> None:
     """Print the matrices at t, the stationary law and a table of the mixing."""
     time = _time(transition, t)
-    print(transition)
+    parts = [str(transition)]
     for name, s in (("Q", time - 1), ("Qbar", time * 0)):
-        print(f"\n{name}_{int(time)} =\n{_text(matrices(transition, s, time)[0])}")
-    print(f"\npi = {_text(transition.stationary())}")
+        parts.append(f"{name}_{int(time)} =\n{_text(matrices(transition, s, time)[0])}")
+    parts.append(f"pi = {_text(transition.stationary())}")
     times = torch.linspace(0, transition.num_steps, min(transition.num_steps, 10) + 1).round().long()
-    print("\n   t   max_i TV(Qbar_t[i, :], pi)")
-    for at, distance in zip(times.tolist(), mixing(transition, times).tolist(), strict=True):
-        print(f"{at:4d}   {distance:.6f}")
+    distances = zip(times.tolist(), mixing(transition, times).tolist(), strict=True)
+    parts.append(
+        "\n".join(["   t   max_i TV(Qbar_t[i, :], pi)", *(f"{at:4d}   {far:.6f}" for at, far in distances)])
+    )
+    print("\n\n".join(parts))
 
 
 def _time(transition: Transition, t: int | None) -> Tensor:

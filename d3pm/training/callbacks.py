@@ -5,6 +5,7 @@ import sys
 import threading
 from typing import Any
 
+import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
 
@@ -23,10 +24,11 @@ class FollowWeights(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """One bar: the training loss and the held-out bound in bits, tokens a second, time left."""
+    """One bar: the training loss, the held-out bound in bits, tokens a second, time left."""
 
     def __init__(self, unit: str) -> None:
         self.unit = unit
+        self.bar = tqdm(disable=True)
         self.shown: dict[str, str] = {}
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
@@ -47,20 +49,16 @@ class Progress(TrainerCallback):
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs) -> None:
         """Show the loss beside the bar, and give each evaluation a line of its own."""
         logs = logs or {}
-        if "bits_per_dim" in logs:
-            self.shown["loss"] = f"{logs['bits_per_dim']:.3f} bits/{self.unit}"
+        if "loss" in logs:
+            bits = logs.get("bits_per_dim")
+            self.shown["loss"] = f"{logs['loss']:.3f}" if bits is None else f"{bits:.3f} bits/{self.unit}"
             self.shown["speed"] = f"{logs['tokens_per_second'] / 1000:.1f}k tokens/s"
         if "eval_bits_per_dim" in logs:
-            bound = f"{logs['eval_bits_per_dim']:.3f} ± {logs['eval_standard_error']:.3f}"
+            bound = f"{logs['eval_bits_per_dim']:.3f} ± {logs['eval_standard_error']:.3f} bits/{self.unit}"
             self.shown["held-out"] = bound
-            self.bar.write(
-                f"step {state.global_step}: held-out bound {bound} bits/{self.unit}", file=sys.stderr
-            )
+            if state.is_world_process_zero:
+                self.bar.write(f"step {state.global_step}: held-out bound {bound}", file=sys.stderr)
         self.bar.set_postfix(self.shown, refresh=False)
-
-    def on_train_end(self, args, state, control, **kwargs) -> None:
-        """Leave the finished bar on the screen."""
-        self.bar.close()
 
 
 class StopOnSignal(TrainerCallback):
@@ -84,6 +82,15 @@ class StopOnSignal(TrainerCallback):
         self.received = number
         self.restore()
 
+    def _asked(self, args) -> bool:
+        """Whether any process was asked to stop: all have to stop at the same step."""
+        asked = self.received is not None
+        if args.world_size > 1:
+            flag = torch.tensor(asked, dtype=torch.int32, device=args.device)
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+            asked = bool(flag)
+        return asked
+
     def restore(self) -> None:
         """Give the signals back to whoever had them."""
         for number, handler in self._before.items():
@@ -92,9 +99,5 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         """Between two steps everything is consistent: a good place to stop."""
-        if self.received is not None:
+        if self._asked(args):
             control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, args, state, control, **kwargs) -> None:
-        """Stop listening."""
-        self.restore()

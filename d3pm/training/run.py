@@ -14,6 +14,7 @@ A checkpoint is written in the staging folder and renamed when it is complete, s
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class RunFolder:
     @property
     def resume_command(self) -> str:
         """What to type to go on with this run."""
-        return f"d3pm train --config {self.config_file} --output {self.path} --resume"
+        return f"{program()} train --config {self.config_file} --output {self.path} --resume"
 
     def check_may_write(self, *, resume: bool, overwrite: bool) -> None:
         """Refuse a folder that is in use, unless told what to do with it; touches nothing.
@@ -156,6 +157,12 @@ class RunFolder:
         raise CheckpointError(
             f"{self.path} holds no model: name the folder of a run, or one of its checkpoints"
         )
+
+
+def program() -> str:
+    """What to type for ``d3pm``: the path it was called by where its folder is not on the PATH."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "d3pm" and shutil.which("d3pm") is None else "d3pm"
 
 
 def _flush(folder: Path) -> None:

@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from d3pm.errors import CheckpointError, ConfigError
 from d3pm.model import DiffusionModel
+from d3pm.objectives import VariationalBound
 from d3pm.training.callbacks import FollowWeights, Progress, StopOnSignal
 from d3pm.training.config import TrainingConfig
 from d3pm.training.ema import EMA
@@ -53,7 +54,7 @@ class DiffusionTrainer(Trainer):
         unit: str = "dim",
     ) -> None:
         self.diffusion, self.config, self.folder, self.bound = model, config, folder, bound
-        self.stop = StopOnSignal()
+        self.stop, self.progress = StopOnSignal(), Progress(unit)
         logging.disable_progress_bar()  # of writing files; callbacks.Progress is the bar
         super().__init__(
             model=model,
@@ -61,7 +62,7 @@ class DiffusionTrainer(Trainer):
             train_dataset=train,
             eval_dataset=train,  # unused: `evaluate` below asks `bound`
             data_collator=default_collate,
-            callbacks=[Progress(unit), self.stop],
+            callbacks=[self.progress, self.stop],
         )
         self.remove_callback(PrinterCallback)
         if "tensorboard" in config.report_to:
@@ -82,13 +83,19 @@ class DiffusionTrainer(Trainer):
         """
         if self.args.should_save:
             self.folder.sweep()
+        self.accelerator.wait_for_everyone()
+        torch.manual_seed(self.config.seed + self.args.process_index)  # processes must not share their noise
         done = max(self.folder.checkpoint_steps(), default=0)
         last = str(self.folder.checkpoint(done)) if done else None
         if last is not None and done >= self.config.max_steps:
             self._load_from_checkpoint(last)
         else:
             self.folder.unpublish()
-            self.train(resume_from_checkpoint=last)
+            try:
+                self.train(resume_from_checkpoint=last)
+            finally:
+                self.stop.restore()
+                self.progress.bar.close()
             if self.state.global_step < self.config.max_steps:
                 return False
         if self.args.should_save:
@@ -110,17 +117,16 @@ class DiffusionTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the loss in bits and the speed to a training log; stop at a loss that is no number."""
+        """Add the speed, and bits where the loss is the bound, to a training log; stop where it is no number."""
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
                 raise ConfigError(
                     f"training.learning_rate is {self.config.learning_rate}: the loss was {logs['loss']} at "
                     f"step {self.state.global_step}; lower the rate or lengthen training.warmup_steps"
                 )
-            logs |= {
-                "bits_per_dim": logs["loss"] / math.log(2),
-                "tokens_per_second": self._tokens_per_second(),
-            }
+            logs["tokens_per_second"] = self._tokens_per_second()
+            if isinstance(self.diffusion.objective, VariationalBound):
+                logs["bits_per_dim"] = logs["loss"] / math.log(2)
         super().log(logs, start_time)
 
     def _tokens_per_second(self) -> float:
@@ -199,6 +205,7 @@ def training_arguments(config: TrainingConfig, folder: RunFolder) -> TrainingArg
         report_to=[tracker for tracker in config.report_to if tracker != "tensorboard"] or "none",
         disable_tqdm=True,
         log_level="error",
+        ddp_find_unused_parameters=False,
         dataloader_num_workers=config.num_workers,
         dataloader_drop_last=True,
         dataloader_pin_memory=here.gpu,

@@ -41,7 +41,9 @@ class MarginalTransition(RankOneTransition):
     ) -> None:
         self.frequencies = checked_law(torch.as_tensor(frequencies, dtype=torch.float64), "frequencies")
         if int((self.frequencies > 0).sum()) < 2:
-            raise ConfigError("frequencies has one symbol only: for a state that swallows all, use AbsorbingTransition")
+            raise ConfigError(
+                "frequencies has one symbol only: for a state that swallows all, use AbsorbingTransition"
+            )
         super().__init__(ListedLaw(self.frequencies), num_steps, schedule or UnsquaredCosineSchedule())
 
     @classmethod

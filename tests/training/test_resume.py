@@ -77,9 +77,7 @@ def test_accumulated_gradients_make_steps_of_the_whole_batch(straight, tmp_path)
     assert train(straight[0], folder.path, "--training.micro_batch_size", "8") == 0
     halves, whole = curve(folder), curve(straight[1])
     assert [entry.get("learning_rate") for entry in halves] == [entry.get("learning_rate") for entry in whole]
-    mean_loss, expected = (
-        sum(entry.get("loss", 0) for entry in entries) / 12 for entries in (halves, whole)
-    )
+    mean_loss, expected = (sum(entry.get("loss", 0) for entry in entries) / 12 for entries in (halves, whole))
     assert mean_loss == pytest.approx(expected, rel=0.15)
 
 
@@ -87,7 +85,15 @@ def test_a_killed_run_resumes_from_a_whole_checkpoint(tmp_path):
     config = write_config(tmp_path, save_every=1, lr_schedule="constant", eval_every=10**6)
     folder = RunFolder(tmp_path / "run")
     command = "import sys; from d3pm.cli import main; sys.exit(main(sys.argv[1:]))"
-    arguments = ["train", "--config", str(config), "--output", str(folder.path), "--training.max_steps", "1000000"]
+    arguments = [
+        "train",
+        "--config",
+        str(config),
+        "--output",
+        str(folder.path),
+        "--training.max_steps",
+        "1000000",
+    ]
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen([sys.executable, "-c", command, *arguments], stdout=log, stderr=log)
     deadline = time.monotonic() + 120
@@ -101,6 +107,12 @@ def test_a_killed_run_resumes_from_a_whole_checkpoint(tmp_path):
     assert train(folder.config_file, folder.path, RESUME, "--training.max_steps", str(step + 2)) == 0
     assert folder.finished
     assert folder.checkpoint_steps()[-1] == step + 2
+
+
+def test_a_loss_that_is_no_number_stops_the_run(straight, tmp_path, capsys):
+    assert train(straight[0], tmp_path / "run", "--training.learning_rate", "1e30") == 2
+    assert "training.learning_rate is 1e+30: the loss was nan" in capsys.readouterr().err.splitlines()[-1]
+    assert not RunFolder(tmp_path / "run").finished
 
 
 def test_resuming_a_finished_run_finishes_it_again(straight, tmp_path, capsys):

@@ -1,0 +1,423 @@
+"""The command line, verb by verb, on one tiny run."""
+
+import hashlib
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tiny import WORDS, train, write_config
+
+from d3pm.cli import main
+from d3pm.cli.screen import Screen
+from d3pm.data import TextData
+from d3pm.model import DiffusionModel
+from d3pm.training import RunFolder
+from d3pm.transitions import MatrixTransition
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return write_config(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="module")
+def run(config):
+    folder = config.parent / "run"
+    assert train(config, folder) == 0
+    return folder
+
+
+def output(capsys, *argv):
+    """What a command prints, where it succeeds."""
+    capsys.readouterr()
+    assert main([str(arg) for arg in argv]) == 0
+    return capsys.readouterr().out
+
+
+def refusal(capsys, *argv):
+    """The one line with which a command refuses."""
+    capsys.readouterr()
+    assert main([str(arg) for arg in argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith(f"d3pm {argv[0]}: error: ")
+    return line
+
+
+def fingerprint(folder: Path):
+    return {
+        file.relative_to(folder): hashlib.sha256(file.read_bytes()).digest()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+# train
+
+
+def test_a_run_leaves_a_model_its_config_and_its_last_checkpoints(run):
+    assert RunFolder(run).checkpoint_steps() == [8, 12]
+    model = DiffusionModel.from_pretrained(run)
+    assert model.shape == (16,)
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert list(settings) == ["data", "process", "network", "objective", "training"]
+    assert settings["training"]["bf16"] is None
+    assert settings["network"]["init_args"]["mlp_ratio"] == 4.0
+
+
+def test_the_model_kept_is_the_last_checkpoint_and_not_the_raw_weights(run):
+    folder = RunFolder(run)
+    kept = DiffusionModel.from_pretrained(run).state_dict()
+    last = DiffusionModel.from_pretrained(folder.checkpoint(12)).state_dict()
+    raw = torch.load(folder.checkpoint(12) / "raw_weights.pt", weights_only=True)
+    assert all(torch.equal(kept[name], last[name]) for name in kept)
+    assert not torch.equal(kept["network.embedding.weight"], raw["network.embedding.weight"])
+
+
+def test_overrides_and_the_whole_config_on_one_line(config, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(
+            [
+                "train",
+                "--config",
+                str(config),
+                "--network.dim",
+                "32",
+                "--training.max-steps=7",
+                "--print_config",
+            ]
+        )
+    assert end.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["network"]["init_args"]["dim"] == 32
+    assert printed["training"]["max_steps"] == 7
+
+
+def test_tensorboard_curves_hold_the_bound(config, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert (
+        train(config, tmp_path / "run", "--training.report_to", "[tensorboard]", "--training.max_steps", "4")
+        == 0
+    )
+    curves = EventAccumulator(str(tmp_path / "run" / "logs")).Reload()
+    assert {"eval/bits_per_dim", "train/loss", "train/tokens_per_second"} <= set(curves.Tags()["scalars"])
+
+
+def test_overwriting_starts_afresh(config, tmp_path):
+    assert train(config, tmp_path / "run", "--training.max_steps", "4") == 0
+    assert train(config, tmp_path / "run", "--training.max_steps", "2", "--overwrite") == 0
+    assert RunFolder(tmp_path / "run").checkpoint_steps() == [2]
+
+
+BAD_CONFIGS = {
+    "no such key": (["--training.learning_rat", "1"], "did you mean training.learning_rate"),
+    "no such argument": (["--network.dimm", "32"], "did you mean dim"),
+    "no such class": (["--process.transition", "d3pm.transitions.Absorbing"], "d3pm.transitions.Absorbing"),
+    "no such choice": (["--training.lr_schedule", "cosin"], "'cosine'"),
+    "no number": (["--training.max_steps", "many"], "training.max_steps"),
+    "K of the kernel": (
+        ["--process.transition.num_states", "27", "--network.num_states", "27"],
+        "set num_states to 28",
+    ),
+    "K of the network": (["--network.num_states", "27"], "network.num_states is 27"),
+    "mask among the data": (["--process.transition.mask_index", "1"], "mask_index is 1"),
+    "no steps": (["--training.max_steps", "0"], "training.max_steps is 0"),
+    "batch beyond the data": (["--training.batch_size", "1000"], "training.batch_size is 1000"),
+    "block beyond the data": (["--data.block_size", "101"], "block"),
+    "no such text": (["--data.source", "./nowhere.txt"], "nowhere.txt"),
+    "contradiction": (["--resume"], "contradict"),
+}
+if not torch.cuda.is_available():
+    BAD_CONFIGS["bf16 on a CPU"] = (["--training.bf16", "true"], "training.bf16 is true")
+
+
+@pytest.mark.parametrize("case", BAD_CONFIGS)
+def test_a_bad_config_is_one_line_and_touches_nothing(case, config, run, capsys):
+    options, reason = BAD_CONFIGS[case]
+    before = fingerprint(run)
+    line = refusal(capsys, "train", "--config", config, "--output", run, "--overwrite", *options)
+    assert reason in line
+    assert fingerprint(run) == before
+
+
+def test_a_misspelt_key_in_a_file_is_named(config, tmp_path, capsys):
+    settings = yaml.safe_load(config.read_text())
+    settings["training"]["batchsize"] = 3
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(settings))
+    line = refusal(capsys, "train", "--config", tmp_path / "bad.yaml", "--output", tmp_path / "run")
+    assert "did you mean training.batch_size" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["data: [", "3", "\x00"], ids=["no YAML", "no keys", "binary"])
+def test_a_file_that_is_no_config_is_refused(text, tmp_path, capsys):
+    (tmp_path / "bad.yaml").write_text(text)
+    refusal(capsys, "train", "--config", tmp_path / "bad.yaml", "--output", tmp_path / "run")
+
+
+def test_a_missing_config_is_named(tmp_path, capsys):
+    assert "none.yaml" in refusal(
+        capsys, "train", "--config", tmp_path / "none.yaml", "--output", tmp_path / "run"
+    )
+
+
+def test_a_used_folder_is_refused(config, run, capsys):
+    before = fingerprint(run)
+    line = refusal(capsys, "train", "--config", config, "--output", run)
+    assert "--resume" in line
+    assert "--overwrite" in line
+    assert fingerprint(run) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "new", "old"),
+    [
+        (["--network.dim", "32"], "network.init_args.dim", 32, 16),
+        (["--process.transition.num_steps", "9"], "process.init_args.transition.init_args.num_steps", 9, 20),
+        (["--training.learning_rate", "1"], "training.learning_rate", 1.0, 0.01),
+    ],
+)
+def test_another_config_cannot_resume(config, run, capsys, options, field, new, old):
+    before = fingerprint(run)
+    line = refusal(capsys, "train", "--config", config, "--output", run, "--resume", *options)
+    assert f"{field} is {new}, but the run to resume has {old}" in line
+    assert fingerprint(run) == before
+
+
+def test_an_unreadable_checkpoint_is_named(config, tmp_path, capsys):
+    folder = RunFolder(tmp_path / "run")
+    assert train(config, folder.path, "--training.max_steps", "4") == 0
+    (folder.checkpoint(4) / "raw_weights.pt").write_bytes(b"torn")
+    capsys.readouterr()
+    assert train(config, folder.path, "--resume") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "checkpoint-4 cannot be read" in line
+
+
+# sample
+
+
+def test_equal_seeds_give_equal_samples(run, capsys):
+    first, again, other = (
+        output(capsys, "sample", run, "--num", 3, "--steps", 5, "--seed", seed) for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    assert len(first.splitlines()) == 3
+
+
+def test_samples_go_to_a_file(run, tmp_path, capsys):
+    argv = [
+        "--num",
+        2,
+        "--grid",
+        "cosine",
+        "--temperature",
+        0.7,
+        "--top-p",
+        0.9,
+        "--output",
+        tmp_path / "texts",
+    ]
+    assert output(capsys, "sample", run, *argv) == ""
+    assert [len(line) for line in (tmp_path / "texts").read_text().splitlines()] == [16, 16]
+
+
+def test_a_prompt_stays_and_its_blanks_are_filled(run, tmp_path, capsys):
+    for file in ("texts", "more"):
+        output(capsys, "sample", run, "--num", 5, "--prompt", "ab__cd", "--output", tmp_path / file)
+    for text in (tmp_path / "texts").read_text().splitlines():
+        assert text[:2] + text[4:6] == "abcd"
+        assert "_" not in text
+        assert len(text) == 16
+
+
+def test_watching_shows_every_step(run, capsys):
+    shown = output(capsys, "sample", run, "--num", 1, "--steps", 4, "--watch")
+    assert [line for line in shown.splitlines() if line.startswith("t = ")] == [
+        "t = 15",
+        "t = 10",
+        "t = 5",
+        "t = 0",
+    ]
+    assert shown.splitlines()[1].count("_") > 0
+
+
+def test_a_terminal_is_redrawn_in_place(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "10")
+    screen = Screen(sys.stdout)
+    screen.show("x" * 25)
+    screen.show("done")
+    assert capsys.readouterr().out == f"{'x' * 10}\n{'x' * 10}\n{'x' * 5}\n\x1b[3A\x1b[Jdone\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--num", "0"], "--num is 0"),
+        (["--steps", "21"], "steps is 21"),
+        (["--temperature", "0"], "temperature is 0"),
+        (["--top-p", "2"], "top_p is 2"),
+        (["--prompt", "ABC"], "'A'"),
+        (["--prompt", "a" * 17], "--prompt has 17 symbols"),
+        (["--grid", "square"], "grid"),
+        (["--output", "/no/such/folder/file"], "/no/such/folder"),
+        (["--seeds", "3"], "did you mean seed"),
+    ],
+)
+def test_what_sample_refuses(run, capsys, options, reason):
+    assert reason in refusal(capsys, "sample", run, *options)
+
+
+# evaluate
+
+
+def test_evaluate_prints_every_term(run, capsys):
+    report = json.loads(output(capsys, "evaluate", run, "--json", "--num-times", 30, "--split", "validation"))
+    assert report["num_times"] == 19  # every term, where T = 20
+    assert report["num_examples"] == 6
+    assert report["prior"] == 0.0
+    parts = report["prior"] + report["diffusion"] + report["reconstruction"]
+    assert report["bits_per_dim"] == pytest.approx(parts)
+    assert 0 < report["standard_error"] < 1
+    table = output(capsys, "evaluate", run, "--num-times", 30, "--split", "validation")
+    assert f"{report['bits_per_dim']:.4f} ± {report['standard_error']:.4f} bits/char" in table
+
+
+def test_the_entropy_beside_it_is_that_of_the_split(run, config, capsys):
+    report = json.loads(output(capsys, "evaluate", run, "--json", "--split", "train"))
+    source = yaml.safe_load(config.read_text())["data"]["init_args"]
+    text = TextData(**source).split("train").tokens[: 112 * 16]
+    p = np.bincount(text, minlength=27) / len(text)
+    entropy = -sum(x * math.log2(x) for x in p if x > 0)
+    assert report["unigram_entropy"] == pytest.approx(entropy)
+
+
+def test_a_checkpoint_is_a_model_too(run, capsys):
+    checkpoint = RunFolder(run).checkpoint(12)
+    ours, its = (output(capsys, "evaluate", path, "--json") for path in (run, checkpoint))
+    assert json.loads(ours) == json.loads(its)
+    assert output(capsys, "sample", checkpoint, "--num", 1) == output(capsys, "sample", run, "--num", 1)
+
+
+def test_other_data_can_be_evaluated_if_it_fits(run, tmp_path, capsys):
+    (tmp_path / "other.txt").write_text(" ".join(WORDS * 40))
+    options = ["--data", "d3pm.data.TextData", f"--data.source={tmp_path / 'other.txt'}"]
+    options += [f"--data.cache_dir={tmp_path / 'cache'}"]
+    assert "bits/char" in output(capsys, "evaluate", run, *options, "--data.block_size=16")
+    line = refusal(capsys, "evaluate", run, *options, "--data.block_size=8")
+    assert "27 symbols in shape (8,)" in line
+
+
+@pytest.mark.parametrize("options", [["--num-times", "0"], ["--num-examples", "0"], ["--split", "dev"]])
+def test_what_evaluate_refuses(run, capsys, options):
+    refusal(capsys, "evaluate", run, *options)
+
+
+@pytest.mark.parametrize("verb", ["sample", "evaluate"])
+def test_a_missing_model_is_explained(verb, run, tmp_path, capsys):
+    assert "does not exist" in refusal(capsys, verb, tmp_path / "nowhere")
+    assert "holds no model" in refusal(capsys, verb, tmp_path)
+    unfinished = RunFolder(tmp_path / "run")
+    unfinished.checkpoint(4).mkdir(parents=True)
+    line = refusal(capsys, verb, unfinished.path)
+    assert unfinished.resume_command in line
+    assert str(unfinished.checkpoint(4)) in line
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("model.safetensors", b"torn"), ("model.safetensors", None), ("config.json", b"{")]
+)
+def test_a_damaged_model_is_one_line(run, tmp_path, capsys, file, content):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / file).unlink()
+    if content is not None:
+        (tmp_path / "run" / file).write_bytes(content)
+    assert "cannot be read" in refusal(capsys, "sample", tmp_path / "run")
+
+
+# transition
+
+
+def test_transition_prints_matrices_and_mixing(capsys):
+    shown = output(capsys, "transition", "absorbing", "--num-states", 3, "--num-steps", 4, "--t", 3)
+    assert "Q_3 =\n0.5000  0.0000  0.5000\n" in shown
+    assert "Qbar_3 =\n0.2500  0.0000  0.7500\n" in shown
+    mixing = dict(line.split() for line in shown.partition("pi)\n")[2].splitlines())
+    assert mixing == {"0": "1.000000", "1": "0.750000", "2": "0.500000", "3": "0.250000", "4": "0.000000"}
+
+
+def test_a_saved_kernel_is_a_kernel(tmp_path, capsys):
+    file = tmp_path / "q.safetensors"
+    options = ["--num-states=4", "--num-steps=6", "--schedule=CosineSchedule", f"--save={file}"]
+    shown = output(capsys, "transition", "uniform", *options, f"--plot={tmp_path / 'q.png'}")
+    kernel = MatrixTransition(file)
+    assert (kernel.num_steps, kernel.num_states) == (6, 4)
+    again = output(capsys, "transition", "matrix", f"--matrices={file}")
+    assert again.partition("Q_3 =")[2] in shown
+    assert (tmp_path / "q.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_kernel_by_class_path_and_with_other_arguments(capsys):
+    by_path = output(
+        capsys, "transition", "d3pm.transitions.UniformTransition", "--num-states=3", "--num-steps=2"
+    )
+    by_name = output(capsys, "transition", "uniform", "--num-states=3", "--num-steps=2")
+    assert by_path == by_name
+    assert "pi = 0.2500  0.7500" in output(
+        capsys, "transition", "marginal", "--frequencies=[0.25, 0.75]", "--num-steps=2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["absorbin"], "did you mean absorbing"),
+        (["absorbing", "--num-states=3"], "num_steps"),
+        (["absorbing", "--num-states=3", "--num-step=3"], "did you mean num_steps"),
+        (["uniform", "--num-states=1", "--num-steps=3"], "num_states is 1"),
+        (["uniform", "--num-states=3", "--num-steps=3", "--t=4"], "--t is 4"),
+        (["uniform", "--num-states=3", "--num-steps=3", "--schedule=Cosin"], "Cosin"),
+        (["uniform", "--num-states=3", "--num-steps=3", "--save=/no/folder/x.safetensors"], "/no/folder"),
+        (["uniform", "--num-states=3", "--num-steps=3", "--plot=x.doc"], "x.doc"),
+        (["uniform", "--num-states=50000", "--num-steps=3"], "GiB"),
+        (["matrix", "--matrices=/no/file.npy"], "/no/file.npy"),
+        ([], "kernel"),
+    ],
+)
+def test_what_transition_refuses(capsys, argv, reason):
+    assert reason in refusal(capsys, "transition", *argv)
+
+
+# all verbs
+
+
+@pytest.mark.parametrize("verb", ["train", "sample", "evaluate", "transition"])
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: d3pm {verb}" in shown
+    assert ":math:" not in shown
+
+
+def test_an_unknown_verb_is_refused(capsys):
+    assert "did you mean train" in refusal(capsys, "trian")
+
+
+def test_help_is_quick_because_it_imports_little():
+    code = "import sys; from d3pm.cli import main; main(['--help']); "
+    code += (
+        "heavy = {'transformers', 'jsonargparse', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
