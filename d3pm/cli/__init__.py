@@ -1,6 +1,7 @@
 """The command line, one verb a file. A verb is imported when it is called, so that help is quick."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except D3PMError as error:
         print(f"d3pm {argv[0]}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"d3pm {argv[0]}: interrupted", file=sys.stderr)
         return 130

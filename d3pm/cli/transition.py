@@ -154,6 +154,7 @@ def save(transition: Transition, file: Path) -> None:
 def plot(transition: Transition, t: int | None, file: Path) -> None:
     """Draw Q_t, Qbar_t and the mixing side by side."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     time = _time(transition, t)
     figure = Figure(figsize=(12, 3.6), layout="constrained")
@@ -161,6 +162,8 @@ def plot(transition: Transition, t: int | None, file: Path) -> None:
     for axes, name, s in ((left, "Q", time - 1), (middle, r"\bar{Q}", time * 0)):
         image = axes.imshow(matrices(transition, s, time)[0], vmin=0, cmap="viridis")
         axes.set(title=f"${name}_{{{int(time)}}}$", xlabel="to", ylabel="from")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))  # states are whole
         figure.colorbar(image, ax=axes, shrink=0.8)
     times = torch.linspace(0, transition.num_steps, min(transition.num_steps, 100) + 1).round().long()
     right.plot(times, mixing(transition, times))

@@ -59,29 +59,32 @@ class AbsorbingTransition(RankOneTransition):
 
     def reachable(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See the base class."""
-        kept, lost = expand(self.alpha_bars[t] > 0, x0), expand(self.alpha_bars[t] < 1, x0)
-        return ((x_t == x0) & kept) | ((x_t == self.mask) & lost)
+        alpha_bar = self.alpha_bars[t]
+        kept, lost = x_t == x0, x_t == self.mask
+        if bool(((alpha_bar == 0) | (alpha_bar == 1)).any()):  # nothing is kept, or nothing lost yet
+            kept = kept & expand(alpha_bar > 0, x0)
+            lost = lost & expand(alpha_bar < 1, x0) | (kept & lost)
+        return kept.logical_or_(lost)
 
     def _reveal_rate(self, s: Tensor, t: Tensor, like: Tensor) -> Tensor:
         before, after = self.alpha_bars[s], self.alpha_bars[t]
-        lost = 1 - after
-        return expand(torch.where(lost > 0, (before - after) / torch.where(lost > 0, lost, 1.0), 0.0), like)
+        lost = (1 - after).clamp_(min=torch.finfo(torch.float64).tiny)  # where it is 0, so is what is divided
+        return expand((before - after).div_(lost), like)
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> Reveal:  # type: ignore[override]
         """See the base class; all mask."""
         masks = torch.full(shape, self.mask, device=device)
         never = torch.zeros((1,) * len(shape), dtype=torch.float64, device=device)
-        return Reveal(self.law, masks, torch.ones_like(masks, dtype=torch.bool), never, masks)
+        return Reveal(self.law, masks, never, masks)
 
     def marginal(self, x0: Tensor, t: Tensor) -> Reveal:  # type: ignore[override]
         """See the base class; the token with chance alpha-bar, else the mask."""
         masks = torch.full_like(x0, self.mask)
-        return Reveal(self.law, masks, x0 != self.mask, expand(self.alpha_bars[t], x0), x0)
+        return Reveal(self.law, masks, expand(self.alpha_bars[t], x0), x0)
 
     def posterior(self, x0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Reveal:  # type: ignore[override]
         """See the base class; a masked token is revealed as the data, an unmasked one stays."""
-        free = (x_t == self.mask) & (x0 != self.mask)
-        return Reveal(self.law, x_t, free, self._reveal_rate(s, t, x_t), x0, (s, t))
+        return Reveal(self.law, x_t, self._reveal_rate(s, t, x_t), x0, (s, t))
 
     def belief(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Belief:
         """See the base class; certain where unmasked, and never the mask."""
@@ -92,4 +95,4 @@ class AbsorbingTransition(RankOneTransition):
     ) -> Reveal:
         """See the base class; the same in both forms."""
         rate, belief = self._reveal_rate(s, t, x_t), self.belief(logits, x_t, t)
-        return Reveal(self.law, x_t, x_t == self.mask, rate, belief, (s, t))
+        return Reveal(self.law, x_t, rate, belief, (s, t))

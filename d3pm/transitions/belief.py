@@ -50,7 +50,7 @@ class Belief(Categorical):
         """Log-belief in the states x (B, \\*), without normalising the rest."""
         if "log_probs" in self.__dict__:
             return pick(self.log_probs, x)
-        picked = self.surprise(x).neg()
+        picked = -self.surprise(x)
         return (
             picked
             if self.known is None
@@ -59,7 +59,7 @@ class Belief(Categorical):
 
     def surprise(self, x0: Tensor) -> Tensor:
         """``-log_prob(x0)`` for data that can have led to x_t: zero where ``known``, and unchecked there."""
-        return picked_log_softmax(self.logits.to(self.dtype), x0, self.known, self.excluded).neg()
+        return surprise(self.logits.to(self.dtype), x0, self.known, self.excluded)
 
     def sample_where(self, where: Tensor, otherwise: Tensor, generator: torch.Generator | None) -> Tensor:
         """A draw at the entries ``where`` (B, \\*) is true, ``otherwise`` elsewhere; only those rows are touched.
@@ -87,47 +87,49 @@ def certainly(x: Tensor, value: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(x.shape, dtype=dtype, device=x.device).masked_fill_(x != value, -math.inf)
 
 
-def picked_log_softmax(logits: Tensor, x: Tensor, known: Tensor | None, excluded: int | None) -> Tensor:
-    """``log_softmax(logits without excluded)[x]``, (B, \\*); zero, without a gradient, where ``known``.
+def surprise(logits: Tensor, x: Tensor, known: Tensor | None, excluded: int | None) -> Tensor:
+    """``-log_softmax(logits without excluded)[x]``, (B, \\*); zero, without a gradient, where ``known``.
 
     On the CPU only the rows in doubt are read, which for the absorbing kernel is the masked half of a
     batch. Elsewhere all are, because choosing rows would make the device wait for the host.
     """
     flat, target = logits.reshape(-1, logits.shape[-1]), x.reshape(-1)
     if known is None:
-        return _PickedLogSoftmax.apply(flat, target, None, excluded).view(x.shape)
+        return _Surprise.apply(flat, target, None, excluded).view(x.shape)
     doubt = ~known.reshape(-1)
     if logits.device.type == "cpu" and not torch.compiler.is_compiling():
-        rows = doubt.nonzero().squeeze(-1)
-        picked = _PickedLogSoftmax.apply(flat, target[rows], rows, excluded)
-        return picked.new_zeros(len(flat)).index_copy(0, rows, picked).view(x.shape)
+        return _Surprise.apply(flat, target, doubt, excluded).view(x.shape)
     # A known row may ask for the excluded state, whose -inf must not reach the backward pass.
     safe = torch.where(doubt, target, (0 if excluded != 0 else 1))
-    picked = _PickedLogSoftmax.apply(flat, safe, None, excluded)
+    picked = _Surprise.apply(flat, safe, None, excluded)
     return torch.where(doubt, picked, 0.0).view(x.shape)
 
 
-class _PickedLogSoftmax(torch.autograd.Function):
-    """``log_softmax(logits[rows] without excluded)[target]`` with one saved copy of the chosen rows."""
+class _Surprise(torch.autograd.Function):
+    """``-log_softmax(logits without excluded)[target]`` of the rows ``chosen`` (all if None), zero elsewhere.
+
+    One copy of the chosen rows is kept for the way back.
+    """
 
     @staticmethod
-    def forward(ctx, logits, target, rows, excluded):  # type: ignore[no-untyped-def]
-        chosen = logits if rows is None else logits.index_select(0, rows)
+    def forward(ctx, logits, target, chosen, excluded):  # type: ignore[no-untyped-def]
+        rows, ctx.shape = None, logits.shape
+        if chosen is not None:
+            rows = chosen.nonzero().squeeze(-1)
+            logits, target = logits.index_select(0, rows), target.index_select(0, rows)
         if excluded is not None:
-            chosen = chosen.clone() if rows is None else chosen
-            chosen[:, excluded] = -math.inf
-        log_probs = chosen.log_softmax(-1)
-        ctx.save_for_backward(log_probs, target, rows)
-        ctx.num_rows = len(logits)
-        return pick(log_probs, target)
+            logits = logits.clone() if chosen is None else logits
+            logits[:, excluded] = -math.inf
+        log_probs = logits.log_softmax(-1)
+        picked = pick(log_probs, target).neg_()
+        ctx.save_for_backward(log_probs.exp_(), target, rows)
+        return picked if rows is None else picked.new_zeros(ctx.shape[0]).index_copy_(0, rows, picked)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        log_probs, target, rows = ctx.saved_tensors
-        grad = grad.unsqueeze(-1)
-        out = log_probs.exp().mul_(-grad)
-        out.scatter_add_(-1, target.unsqueeze(-1), grad)
-        if rows is not None:
-            out = out.new_zeros(ctx.num_rows, out.shape[-1]).index_copy_(0, rows, out)
-        return out, None, None, None
+        probs, target, rows = ctx.saved_tensors
+        grad = (grad if rows is None else grad.index_select(0, rows)).unsqueeze(-1)
+        out = probs * grad
+        out.scatter_add_(-1, target.unsqueeze(-1), -grad)
+        return out if rows is None else out.new_zeros(ctx.shape).index_copy_(0, rows, out), None, None, None

@@ -20,12 +20,11 @@ from d3pm.transitions.operators import same_tensors
 
 
 class Reveal(Categorical):
-    """Move to the target at ``rate`` where ``free``, else stay at the anchor.
+    """Move from the mask to the target at ``rate``; elsewhere stay at the anchor.
 
     Args:
         law: The point law of the mask; it belongs to one kernel.
         anchor: Where an entry is, int64 (B, \\*).
-        free: Which entries may move, bool (B, \\*).
         rate: r, float64, broadcastable to (B, \\*).
         target: The states moved to (B, \\*), or the belief in them.
         times: s and t of a posterior or a reverse step.
@@ -35,14 +34,19 @@ class Reveal(Categorical):
         self,
         law: PointLaw,
         anchor: Tensor,
-        free: Tensor,
         rate: Tensor,
         target: Tensor | Belief,
         times: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.times = times
-        self.law, self.anchor, self.free, self.rate, self.target = law, anchor, free, rate, target
+        self.law, self.anchor, self.rate, self.target = law, anchor, rate, target
         self.dtype = target.dtype if isinstance(target, Belief) else rate.dtype
+
+    @cached_property
+    def free(self) -> Tensor:
+        """Which entries may move: those at the mask that have somewhere else to go, bool (B, \\*)."""
+        masked = self.anchor == self.law.state
+        return masked if isinstance(self.target, Belief) else masked & (self.target != self.law.state)
 
     def _log_target(self, x: Tensor) -> Tensor:
         if isinstance(self.target, Belief):
