@@ -92,7 +92,7 @@ class Reveal(Categorical):
             and same_tensors(self.times, other.times)
         ):
             return self.rate.to(other.dtype) * other.target.surprise(self.target)
-        r, q = self.rate, other.rate
+        r, q = self.rate * self.free, other.rate * other.free
         rates = torch.xlogy(r, r) - torch.xlogy(r, q) + torch.xlogy(1 - r, 1 - r) - torch.xlogy(1 - r, 1 - q)
         surprise = torch.where(r > 0, r * -other._log_target(self.target), 0.0)
-        return torch.where(self.free, rates + surprise, 0.0).to(other.dtype)
+        return (rates + surprise).to(other.dtype)
