@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from d3pm.objectives import Network
@@ -15,25 +16,33 @@ class ClassifierFreeGuidance:
     Scale 0 is unconditional, 1 conditional, above 1 exaggerated; Ho and Salimans' w is s - 1. On logits
     this tilts the belief to :math:`\tilde p_c^{\,s}\, \tilde p_u^{\,1-s}`; on
     :math:`\epsilon`, x0 or v it moves along the line.
-    Two network calls a step (one for scales 0 and 1).
+    Two network calls a step (one for scale 1, and for scale 0 without ``channels``).
 
     Args:
         network: Trained with its condition dropped some of the time.
         scale: s.
         null: The keyword arguments that stand for "no condition".
+        channels: Guide only the first so many channels (axis 1) and take the others from the conditional
+            output: for networks that also give a variance. All if not given.
 
     References:
         Ho and Salimans, *Classifier-Free Diffusion Guidance*, 2022, section 3.2.
     """
 
-    def __init__(self, network: Network, scale: float, null: dict[str, Any]) -> None:
-        self.network, self.scale, self.null = network, scale, null
+    def __init__(
+        self, network: Network, scale: float, null: dict[str, Any], channels: int | None = None
+    ) -> None:
+        self.network, self.scale, self.null, self.channels = network, scale, null, channels
 
     def __call__(self, x_t: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """The guided output, in the shape of the network's."""
         if self.scale == 1:
             return self.network(x_t, t, **cond)
         unconditional = self.network(x_t, t, **{**cond, **self.null})
-        if self.scale == 0:
+        if self.scale == 0 and self.channels is None:
             return unconditional
-        return unconditional + self.scale * (self.network(x_t, t, **cond) - unconditional)
+        conditional = self.network(x_t, t, **cond)
+        guided = unconditional + self.scale * (conditional - unconditional)
+        if self.channels is None:
+            return guided
+        return torch.cat([guided[:, : self.channels], conditional[:, self.channels :]], 1)

@@ -20,7 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from d3pm.data.base import Codec
-from d3pm.errors import CheckpointError, ConfigError
+from d3pm.errors import CheckpointError, ConfigError, D3PMError
 from d3pm.objectives import VLB, Network, Objective, VariationalBound, vlb_estimate, vlb_terms
 from d3pm.process import Process
 from d3pm.sampling import sample
@@ -288,26 +288,26 @@ class DiffusionModel(PreTrainedModel):
             )
         try:
             loaded: Any = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
-        except ConfigError as error:
+            model, found = loaded
+            for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+                if found[problem]:
+                    names = ", ".join(map(str, sorted(found[problem])[:3]))
+                    raise CheckpointError(
+                        f"{problem.replace('_', ' ')} in the weights: {names}; save the model again"
+                    )
+            check_states(model.process, model.network)
+            if model.config.codec_class is not None:
+                kind = find_class(model.config.codec_class)
+                if not issubclass(kind, Codec):
+                    raise CheckpointError(f"codec_class {model.config.codec_class} is not a codec")
+                model.codec = kind.from_pretrained(path)
+        except D3PMError as error:
             raise CheckpointError(f"{path}: {error}") from error
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
             raise CheckpointError(
                 f"{path} cannot be read as a model ({type(error).__name__}: {reason})"
             ) from error
-        model, found = loaded
-        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if found[problem]:
-                names = ", ".join(map(str, sorted(found[problem])[:3]))
-                raise CheckpointError(
-                    f"{path}: {problem.replace('_', ' ')} in the weights: {names}; save the model again"
-                )
-        check_states(model.process, model.network)
-        if model.config.codec_class is not None:
-            kind = find_class(model.config.codec_class)
-            if not issubclass(kind, Codec):
-                raise CheckpointError(f"{path}: codec_class {model.config.codec_class} is not a codec")
-            model.codec = kind.from_pretrained(path)
         return model
 
 

@@ -56,6 +56,11 @@ class VLB:
         """The bound in bits per entry, (B,); bits per character for characters."""
         return self.total / (self.num_dims * math.log(2))
 
+    def standard_error(self) -> float:
+        """Of the mean of :meth:`bits_per_dim` over the batch; the draws of times and noise are in it."""
+        bits = self.bits_per_dim().double()
+        return float(bits.std() / math.sqrt(len(bits))) if len(bits) > 1 else math.nan
+
     @staticmethod
     def cat(parts: list[VLB]) -> VLB:
         """Join batches."""

@@ -47,9 +47,14 @@ class Schedule(ABC):
         """
         check_steps(num_steps)
         values = self.alpha_bar(torch.arange(num_steps + 1, dtype=torch.float64) / num_steps).double()
+        if not 0 < self.max_beta <= 1:
+            raise ConfigError(f"max_beta is {self.max_beta}: choose it in (0, 1]")
+        if not abs(float(values[0]) - 1) < 1e-9:
+            raise ConfigError(f"{type(self).__name__}: alpha_bar(0) is {float(values[0]):.6g}: it must be 1")
         betas = betas_from(values)
-        if self.max_beta < 1 and bool((betas > self.max_beta).any()):
+        if bool((betas > self.max_beta).any()):
             return survival(betas.clamp(max=self.max_beta))
+        survival(betas)  # refuses what rises, or falls below 0
         return values
 
     def betas(self, num_steps: int) -> Tensor:
@@ -246,7 +251,13 @@ class MutualInformationSchedule(Schedule):
     law: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not hasattr(self.transition, "information"):
+            raise ConfigError(
+                f"MutualInformationSchedule: {type(self.transition).__name__} cannot say how much of the data is "
+                "left at a noise level: use an absorbing, uniform or marginal kernel"
+            )
         law = torch.as_tensor(self.frequencies, dtype=torch.float64).flatten()
+        object.__setattr__(self, "frequencies", law)
         states = self.transition.num_states
         if len(law) == states - 1:  # the absorbing state is not data
             law = insert(law, getattr(self.transition, "absorbing_state", None), states)
@@ -267,12 +278,12 @@ class MutualInformationSchedule(Schedule):
 
     def alpha_bar(self, u: Tensor) -> Tensor:
         """See the class; cost O(K) a time and a trial, about ten trials."""
-        u = torch.as_tensor(u, dtype=torch.float64)
+        device, u = u.device, torch.as_tensor(u, dtype=torch.float64).cpu()  # the law is there
         inside = (u > 0) & (u < 1)
         out = torch.where(u > 0, torch.zeros_like(u), torch.ones_like(u))
         if bool(inside.any()):
             out[inside] = self._solve(1 - u[inside])
-        return out
+        return out.to(device)
 
     def _solve(self, share: Tensor) -> Tensor:
         entropy = -torch.xlogy(self.law, self.law).sum()

@@ -88,13 +88,14 @@ class Transition(ABC):
         """
         zero = torch.zeros_like(s)
         log_belief = self.belief(logits, x_t, t).log_probs
-        weights = log_belief.exp()
+        # In float64 throughout: a kernel's smallest probabilities lie far below float32, and are not zero.
+        weights = log_belief.double().exp()
         if form == "mixture":
-            likelihood = self.between(zero, t).cols(x_t).to(weights.dtype)
+            likelihood = self.between(zero, t).cols(x_t)
             weights = weights / torch.where(likelihood > 0, likelihood, 1.0)
         reached = self.between(zero, s).apply(weights)
-        likelihood = self.between(s, t).cols(x_t).to(weights.dtype)
-        log_reverse = (safe_log(likelihood) + safe_log(reached)).log_softmax(-1)
+        likelihood = self.between(s, t).cols(x_t)
+        log_reverse = (safe_log(likelihood) + safe_log(reached)).log_softmax(-1).to(log_belief.dtype)
         at_data = expand(s == 0, log_reverse)
         return Categorical(torch.where(at_data, log_belief, log_reverse))
 

@@ -79,7 +79,7 @@ class _Divergence(torch.autograd.Function):
 
         law, scale = _over_law(step, probs.dtype)
         lift = (probs * scale).log1p_()
-        lift = (lift.sum(-1) * law if len(law) == 1 else lift @ law).double()
+        lift = (lift.sum(-1) * law if len(law) == 1 else (lift * law).sum(-1)).double()  # no TF32
 
         same, pi_0, pi_i = (x0 == x_t).double(), step.law.at(x0), step.law.at(x_t)
         noise, kept, log_signal = 1 - signal, signal * alpha, safe_log(signal)

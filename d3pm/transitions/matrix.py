@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ class MatrixTransition(Transition):
 
     Args:
         matrices: (T, K, K), or a ``.npy`` or ``.safetensors`` file of it (one tensor).
-        law: The stationary law, which every step keeps, (K,). Solved for if not given.
+        law: That of x_T, (K,): the stationary law, which every step keeps, solved for if not given.
 
     Raises:
         ConfigError: If a matrix is not row-stochastic (the message names t, the row and its sum), or if no
@@ -51,6 +52,10 @@ class MatrixTransition(Transition):
         self._steps = Table(self.matrices)
         self.law = None if law is None else checked_law(law, "law")
         self._stationary = solve_stationary(self.matrices) if self.law is None else self.law
+        if len(self._stationary) != self.num_states:
+            raise ConfigError(
+                f"law has {len(self._stationary)} entries: the matrices have {self.num_states} states"
+            )
         bars = [torch.eye(self.num_states, dtype=torch.float64)]
         for step in self.matrices:
             bars.append(bars[-1] @ step)
@@ -76,9 +81,20 @@ class MatrixTransition(Transition):
 
     def between(self, s: Tensor, t: Tensor) -> DenseOperator:
         """See the base class: single steps and products from 0 are read off, others multiplied once and kept."""
+        if bool((s == 0).all()):
+            return DenseOperator(self._bars[t])
+        if bool((t == s + 1).all()):
+            return DenseOperator(self._steps[s])
         pairs, index = torch.stack([s, t], -1).unique(dim=0, return_inverse=True)
         products = torch.stack([self._product(a, b) for a, b in pairs.tolist()])
         return DenseOperator(products.to(s.device)[index])
+
+    @cached_property
+    def absorbing_state(self) -> int | None:
+        """See the base class; a given law that is a point must also be kept by every step."""
+        state = super().absorbing_state
+        kept = state is not None and bool((self.matrices[:, state, state] == 1).all())
+        return state if kept else None
 
     def _product(self, s: int, t: int) -> Tensor:
         if s == 0 or s == t:
