@@ -5,7 +5,7 @@ from d3pm.data.blocks import PaddedDocuments, TokenBlocks
 from d3pm.data.codec import TextCodec
 from d3pm.data.normalize import text8_normalize
 from d3pm.data.text import TextData
-from d3pm.data.unigram import frequencies, unigram_entropy
+from d3pm.data.unigram import frequencies
 
 __all__ = [
     "Codec",
@@ -16,5 +16,4 @@ __all__ = [
     "TokenBlocks",
     "frequencies",
     "text8_normalize",
-    "unigram_entropy",
 ]

@@ -19,6 +19,9 @@ class Codec(ABC):
 
     Data symbols are ``0 … num_symbols - 1``. The integer ``num_symbols`` itself, the state that an
     absorbing kernel adds, is never the result of :meth:`encode`, but :meth:`decode` shows it.
+
+    Two codecs are equal if both write each item in the same symbols and read them alike: one that was
+    saved and loaded equals the first, another one of as many symbols does not.
     """
 
     num_symbols: int
@@ -36,13 +39,17 @@ class Codec(ABC):
         """A batch of symbols ``(B, *)`` back to ``B`` items; a masked entry stays visible."""
 
     @abstractmethod
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same code; a codec that is to be hashed defines ``__hash__`` alike."""
+
+    @abstractmethod
     def save_pretrained(self, folder: str | Path) -> None:
         """Write everything that :meth:`from_pretrained` needs into ``folder``."""
 
     @classmethod
     @abstractmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """The codec that :meth:`save_pretrained` wrote."""
+    def from_pretrained(cls, name: str | Path) -> Self:
+        """The codec that :meth:`save_pretrained` wrote, from a folder or by its name on the hub."""
 
 
 class DataSource(ABC):

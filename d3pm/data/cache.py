@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def cached(recipe: dict, build: Callable[[Path], None], root: Path) -> Path:
     whole, its files are recorded with their sizes, and a lock lets one of many processes do the work.
 
     Raises:
-        DataError: If the cache cannot be written.
+        DataError: If the cache cannot be written. What ``build`` raises is passed on as it is.
     """
     from filelock import FileLock
 
@@ -39,29 +40,39 @@ def cached(recipe: dict, build: Callable[[Path], None], root: Path) -> Path:
     entry = root / key
     if _is_whole(entry):
         return entry
-    try:
+    with writing(root):
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{entry}.lock"):
-            if not _is_whole(entry):
-                _build_aside(entry, recipe, build)
+        lock = FileLock(f"{entry}.lock").acquire()
+    with lock:
+        if not _is_whole(entry):
+            _build_aside(entry, recipe, build)
+    return entry
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong while a folder of the cache is written into one line."""
+    try:
+        yield
     except OSError as error:
         raise DataError(
-            f"cache_dir: {root} cannot be written ({error}): set cache_dir or D3PM_CACHE"
+            f"cache_dir: {folder} cannot be written ({error}): set cache_dir or D3PM_CACHE"
         ) from error
-    return entry
 
 
 def _build_aside(entry: Path, recipe: dict, build: Callable[[Path], None]) -> None:
     aside = entry.with_name(f"{entry.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)  # a killed process left it; under the lock it is nobody's
-    aside.mkdir()
+    with writing(entry.parent):
+        aside.mkdir()
     try:
         build(aside)
-        record = {"recipe": recipe, "files": _sizes(aside)}
-        (aside / _RECORD).write_text(json.dumps(record, indent=1))
-        if entry.exists():
-            shutil.rmtree(entry)
-        aside.rename(entry)
+        with writing(entry.parent):
+            record = {"recipe": recipe, "files": _sizes(aside)}
+            (aside / _RECORD).write_text(json.dumps(record, indent=1))
+            if entry.exists():
+                shutil.rmtree(entry)
+            aside.rename(entry)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from d3pm.data.base import Codec
 from d3pm.data.normalize import TEXT8_ALPHABET
-from d3pm.data.tokenizers import character_tokenizer, load_local_tokenizer, train_byte_pairs
+from d3pm.data.tokenizers import character_tokenizer, load_tokenizer, train_byte_pairs
 from d3pm.errors import DataError
 
 if TYPE_CHECKING:
@@ -59,6 +59,15 @@ class TextCodec(Codec):
         """Byte pairs learnt from ``texts``; nothing is unknown to them."""
         return cls(train_byte_pairs(texts, vocab_size))
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both tokenizers have the same vocabulary and treat text alike."""
+        if not isinstance(other, TextCodec):
+            return NotImplemented
+        return _parts(self.tokenizer) == _parts(other.tokenizer)
+
+    def __hash__(self) -> int:
+        return hash(_parts(self.tokenizer))
+
     def encode(self, text: str) -> Tensor:
         """``text`` to its symbols, int64 ``(n,)``.
 
@@ -98,9 +107,13 @@ class TextCodec(Codec):
         self.tokenizer.save_pretrained(folder)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """The codec of a folder (or a ``tokenizer.json``) on this machine."""
-        return cls(load_local_tokenizer(Path(folder).expanduser()))
+    def from_pretrained(cls, name: str | Path) -> Self:
+        """The codec of a folder, a ``tokenizer.json``, or a repository on the hub.
+
+        Raises:
+            DataError: If there is none, it cannot be read, or the hub is out of reach.
+        """
+        return cls(load_tokenizer(str(name)))
 
     @cached_property
     def alphabet(self) -> str | None:
@@ -184,10 +197,10 @@ def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
-def _parts(tokenizer: "PreTrainedTokenizerFast") -> list:
-    """What decides how a tokenizer encodes and decodes."""
+def _parts(tokenizer: "PreTrainedTokenizerFast") -> str:
+    """What decides how a tokenizer encodes and decodes; truncation and padding, never used, are left out."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    return [state[part] for part in _PARTS]
+    return json.dumps([state[part] for part in _PARTS], sort_keys=True)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

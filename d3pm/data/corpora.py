@@ -1,5 +1,6 @@
 """Finding a text by its name: the one that ships with Python, a path, a local data folder, the hub."""
 
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from d3pm.errors import DataError
 
 HUB_NAMES = {"text8": "afmck/text8"}
 """Short names that the hub knows by a longer one."""
+
+log = logging.getLogger(__name__)
 
 _SPLIT_NAME = re.compile(r"(train|valid(?:ation)?|val|dev|test)(?![a-z0-9])", re.IGNORECASE)
 
@@ -33,7 +36,8 @@ def find(source: str, column: str = "text", subset: str | None = None) -> Corpus
 
     ``"pydoc"`` is the Python reference manual inside every Python, in text8's alphabet. What looks like a
     path (``./folder``, ``data/a.txt``, ``a.parquet``) is one. Any other name is looked for in the folder
-    ``$D3PM_DATA`` (as a file or a folder of that name), then on the hub through ``datasets``.
+    ``$D3PM_DATA`` (a file or a folder of that name; else, with a warning, the first folder whose name goes
+    on with ``_`` or ``-``, such as ``text8_prefix``), then on the hub through ``datasets``.
 
     Raises:
         DataError: If there is no such text, or it cannot be read. The message says where it was looked for.
@@ -69,9 +73,17 @@ def _in_data_folder(name: str) -> Path | None:
         raise DataError(f"D3PM_DATA: {root!r} is not a folder: set it to the one that holds your texts")
     plain = ["", ".txt", *TABLES]
     names = [name + kind + packed for packed in ("", *COMPRESSED) for kind in plain]
-    if name == "text8":
-        names.append("text8_prefix")  # a part of it; TextData says how long it is
-    return next((folder / found for found in names if (folder / found).exists()), None)
+    exact = next((folder / found for found in names if (folder / found).exists()), None)
+    return exact or _variant(folder, name)
+
+
+def _variant(folder: Path, name: str) -> Path | None:
+    """A folder that by its name is some form of the text (a prefix, a sample): to be used, but said."""
+    starts = (f"{name}_", f"{name}-")
+    found = next((p for p in sorted(folder.iterdir()) if p.name.startswith(starts) and p.is_dir()), None)
+    if found:
+        log.warning("%s: there is no %s in %s, so %s stands in for it", name, name, folder, found.name)
+    return found
 
 
 def _from_path(path: Path, column: str) -> Corpus:

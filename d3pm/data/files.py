@@ -45,8 +45,8 @@ def open_text(path: Path) -> IO[str]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a file can do wrong while it is read into one line."""
+def reading(path: Path | str) -> Iterator[None]:
+    """Turn whatever a file (or a table of that name) can do wrong while it is read into one line."""
     try:
         yield
     except D3PMError:

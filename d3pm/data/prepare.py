@@ -10,6 +10,7 @@ import numpy as np
 
 from d3pm.data.base import SPLITS
 from d3pm.data.blocks import TokenFile
+from d3pm.data.cache import writing
 from d3pm.data.codec import TextCodec
 from d3pm.data.corpora import Corpus
 from d3pm.data.splits import contiguous
@@ -43,12 +44,17 @@ def store(folder: Path, streams: Streams, make_codec: Callable[[Iterable[str]], 
     """Write the codec, each split's tokens and how much each split holds into ``folder``.
 
     ``make_codec`` is given the training texts, and them only.
+
+    Raises:
+        DataError: If the text cannot be read or has unknown symbols, or the folder cannot be written.
     """
     codec = make_codec(streams["train"])
-    codec.save_pretrained(folder / _CODEC)
+    with writing(folder):
+        codec.save_pretrained(folder / _CODEC)
     dtype = np.min_scalar_type(codec.num_symbols - 1)
     amounts = {name: _write(folder, name, codec, stream, dtype) for name, stream in streams.items()}
-    (folder / _RECORD).write_text(json.dumps({"dtype": str(dtype), "amounts": amounts}))
+    with writing(folder):
+        (folder / _RECORD).write_text(json.dumps({"dtype": str(dtype), "amounts": amounts}))
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ def _write(folder: Path, name: str, codec: TextCodec, stream: TextStream, dtype:
     counted = _Counted(stream)
     lengths = []
     try:
-        with open(folder / f"{name}.tokens", "wb") as file:
+        # A reader's faults are DataErrors already (`reading`), so an OSError here is one of writing.
+        with writing(folder), open(folder / f"{name}.tokens", "wb") as file:
             for ids in codec.encode_all(counted):
                 file.write(ids.astype(dtype).tobytes())
                 if len(ids):  # a document of which the tokenizer keeps nothing is no row
@@ -91,7 +98,8 @@ def _write(folder: Path, name: str, codec: TextCodec, stream: TextStream, dtype:
     except DataError as error:
         raise DataError(f"{name} split: {error}") from error
     if stream.separator is None:
-        np.cumsum(lengths, dtype=np.int64).tofile(folder / f"{name}.ends")
+        with writing(folder):
+            np.cumsum(lengths, dtype=np.int64).tofile(folder / f"{name}.ends")
     return {"characters": counted.characters, "tokens": sum(lengths)}
 
 

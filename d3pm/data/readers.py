@@ -107,7 +107,8 @@ class HubRows(Reader):
         return [self.where, self.rows._fingerprint, self.column]
 
     def documents(self) -> Iterator[str]:
-        return _texts(self.rows.iter(batch_size=_ROWS), self.column, self.where)
+        with reading(self.where):
+            yield from _texts(self.rows.iter(batch_size=_ROWS), self.column, self.where)
 
 
 @dataclass(frozen=True)

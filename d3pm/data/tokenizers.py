@@ -84,5 +84,5 @@ def _download(name: str) -> Path:
         reason = " ".join(str(error).split())
         raise DataError(
             f"tokenizer: {name!r} is no path and cannot be had from the hub ({reason}): "
-            f'give "characters", "bpe", a tokenizer.json or its folder'
+            f"give a tokenizer.json, its folder or a hub name (as tokenizer of data also characters or bpe)"
         ) from error

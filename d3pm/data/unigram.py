@@ -1,47 +1,39 @@
-"""The law of single symbols, the least a model of a text has to beat."""
+"""The law of single symbols: what a marginal kernel blurs towards, and the least a model has to beat."""
 
-import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from d3pm.data.blocks import PaddedDocuments, TokenBlocks
 from d3pm.errors import DataError
 
-_SLICE = 1 << 22
 
+def frequencies(data: Dataset[dict[str, Tensor]], num_symbols: int) -> Tensor:
+    """How often each symbol occurs in the rows of ``data``, float64 ``(num_symbols,)`` with sum one.
 
-def frequencies(dataset: TokenBlocks | PaddedDocuments, num_symbols: int) -> np.ndarray:
-    """How often each symbol occurs, float64 ``(num_symbols,)`` with sum one.
-
-    Reads the memory-mapped stream slice by slice (10⁸ tokens in about a second), its last
-    incomplete block included.
+    Any dataset of ``{"x0", "attention_mask"?}`` will do; padding is left out. All rows are read once
+    (10⁸ tokens in seconds). The law fits ``MarginalTransition`` and ``MutualInformationSchedule``.
 
     Raises:
-        DataError: If there is no token, or one that is not below ``num_symbols``.
+        DataError: If there is no symbol, or one that is not below ``num_symbols``.
 
     Examples:
-        >>> frequencies(TokenBlocks(np.array([0, 1, 1, 1]), block_size=2), num_symbols=3).tolist()
+        >>> from d3pm.data import TokenBlocks
+        >>> rows = TokenBlocks(torch.tensor([0, 1, 1, 1]).numpy(), block_size=2)
+        >>> frequencies(rows, num_symbols=3).tolist()
         [0.25, 0.75, 0.0]
     """
-    tokens = dataset.tokens
-    counts = np.zeros(num_symbols, dtype=np.int64)
-    for start in range(0, len(tokens), _SLICE):
-        found = np.bincount(tokens[start : start + _SLICE], minlength=num_symbols)
+    counts = torch.zeros(num_symbols, dtype=torch.int64)
+    generator = torch.Generator()  # a loader draws a seed: not from the global one
+    for batch in DataLoader(data, batch_size=512, collate_fn=default_collate, generator=generator):
+        symbols = batch["x0"]
+        if "attention_mask" in batch:
+            symbols = symbols[batch["attention_mask"].bool()]
+        found = torch.bincount(symbols.flatten(), minlength=num_symbols)
         if len(found) > num_symbols:
             raise DataError(
                 f"num_symbols: {num_symbols} is too few for token {len(found) - 1}: use the data's own codec"
             )
         counts += found
-    if not len(tokens):
-        raise DataError("dataset: it holds no token, so it has no frequencies: give more text")
-    return counts / counts.sum()
-
-
-def unigram_entropy(frequencies: np.ndarray) -> float:
-    """Entropy of a law in bits per symbol: what a model that knows only the frequencies needs.
-
-    Examples:
-        >>> unigram_entropy(np.array([0.5, 0.25, 0.25, 0.0]))
-        1.5
-    """
-    law = np.asarray(frequencies, dtype=np.float64)
-    seen = law[law > 0]
-    return float(-(seen * np.log2(seen)).sum())
+    if not counts.any():
+        raise DataError("data: there is no symbol in it, so it has no frequencies: give more")
+    return counts.double() / counts.sum()

@@ -104,9 +104,9 @@ class DiscreteDiffusion(Process):
         return super().hold(x_s, x0, known, s, generator)
 
     def _check_reachable(self, x0: Tensor, x_t: Tensor, t: Tensor) -> None:
-        lost = ~self.transition.reachable(x0, x_t, t)
-        if bool(lost.any()):
-            entry = tuple(lost.nonzero()[0].tolist())
+        reachable = self.transition.reachable(x0, x_t, t)
+        if not bool(reachable.all()):
+            entry = tuple((~reachable).nonzero()[0].tolist())
             raise D3PMError(
                 f"posterior: x_t={int(x_t[entry])} cannot come from x_0={int(x0[entry])} at t={int(t[entry[0]])} "
                 f"(entry {list(entry)}): draw x_t with q_sample from the same x_0 and t"

@@ -50,7 +50,11 @@ class Belief(Categorical):
         """Log-belief in the states x (B, \\*), without normalising the rest."""
         if "log_probs" in self.__dict__:
             return pick(self.log_probs, x)
-        picked = -self.surprise(x)
+        never = None if self.excluded is None else x == self.excluded
+        data = x if never is None else torch.where(never, 0 if self.excluded != 0 else 1, x)
+        picked = -self.surprise(data)
+        if never is not None:
+            picked = picked.masked_fill(never, -math.inf)
         return (
             picked
             if self.known is None
@@ -58,7 +62,7 @@ class Belief(Categorical):
         )
 
     def surprise(self, x0: Tensor) -> Tensor:
-        """``-log_prob(x0)`` for data that can have led to x_t: zero where ``known``, and unchecked there."""
+        """``-log_prob(x0)`` for data that can have led to x_t, unchecked: zero where ``known``."""
         return surprise(self.logits.to(self.dtype), x0, self.known, self.excluded)
 
     def sample_where(self, where: Tensor, otherwise: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -114,6 +118,8 @@ class _Surprise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, target, chosen, excluded):  # type: ignore[no-untyped-def]
         rows, ctx.shape = None, logits.shape
+        if excluded == logits.shape[-1] - 1:  # the last state, as by default: leave it out while copying
+            logits, excluded = logits[:, :-1], None
         if chosen is not None:
             rows = chosen.nonzero().squeeze(-1)
             logits, target = logits.index_select(0, rows), target.index_select(0, rows)
@@ -130,6 +136,11 @@ class _Surprise(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         probs, target, rows = ctx.saved_tensors
         grad = (grad if rows is None else grad.index_select(0, rows)).unsqueeze(-1)
-        out = probs * grad
-        out.scatter_add_(-1, target.unsqueeze(-1), -grad)
-        return out if rows is None else out.new_zeros(ctx.shape).index_copy_(0, rows, out), None, None, None
+        here = probs * grad
+        here.scatter_add_(-1, target.unsqueeze(-1), -grad)
+        if here.shape == ctx.shape:
+            return here, None, None, None
+        out = here.new_zeros(ctx.shape)
+        inside = out[:, : here.shape[-1]]
+        inside.copy_(here) if rows is None else inside.index_copy_(0, rows, here)
+        return out, None, None, None

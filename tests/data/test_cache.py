@@ -7,7 +7,11 @@ import time
 
 import pytest
 
+from d3pm.data import TextCodec
 from d3pm.data.cache import cache_root, cached
+from d3pm.data.corpora import Corpus
+from d3pm.data.prepare import split_streams, store
+from d3pm.data.readers import Text
 from d3pm.errors import DataError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -96,6 +100,14 @@ def test_an_error_leaves_nothing(root):
     assert not [path for path in root.iterdir() if path.is_dir()]
 
 
+def test_a_source_that_cannot_be_read_is_not_the_caches_fault(root):
+    def fail(folder):
+        raise OSError("the source is gone")
+
+    with pytest.raises(OSError, match="the source is gone"):
+        cached({}, fail, root)
+
+
 def test_many_processes_build_once(builder, root):
     children = [in_child(lambda: cached({}, builder, root)) for _ in range(4)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0, 0]
@@ -107,6 +119,14 @@ def test_a_cache_that_cannot_be_written(builder, tmp_path):
     with pytest.raises(DataError, match=r"cache_dir: .* cannot be written") as caught:
         cached({}, builder, tmp_path / "file" / "root")
     assert "D3PM_CACHE" in str(caught.value)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_while_tokens_are_written(tmp_path):
+    (tmp_path / "train.tokens").symlink_to("/dev/full")
+    streams = split_streams(Corpus("here", {"train": Text("a cat " * 100)}), None, "\n")
+    with pytest.raises(DataError, match=r"cache_dir: .* cannot be written \(.*No space"):
+        store(tmp_path, streams, lambda texts: TextCodec.characters())
 
 
 def test_where_it_lies(monkeypatch, tmp_path):

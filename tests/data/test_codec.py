@@ -136,6 +136,8 @@ class TestSaving:
         codec.save_pretrained(tmp_path)
         again = TextCodec.from_pretrained(tmp_path)
         text = "it was the best of times"
+        assert again == codec
+        assert hash(again) == hash(codec)
         assert again.num_symbols == codec.num_symbols
         assert again.alphabet == codec.alphabet
         assert again.encode(text).tolist() == codec.encode(text).tolist()
@@ -154,6 +156,20 @@ class TestSaving:
     def test_pickling(self):
         assert round_trip(pickle.loads(pickle.dumps(CHARACTERS)), "a cat") == "a cat"
 
+    def test_by_its_name_on_the_hub(self, byte_pairs, tmp_path, monkeypatch):
+        byte_pairs.save_pretrained(tmp_path)
+        asked = []
+        monkeypatch.setattr(
+            "huggingface_hub.snapshot_download", lambda name, **_: asked.append(name) or str(tmp_path)
+        )
+        assert TextCodec.from_pretrained("somebody/something") == byte_pairs
+        assert asked == ["somebody/something"]
+
+    def test_a_name_on_the_hub_out_of_reach(self):
+        with pytest.raises(DataError, match=r"'somebody/something' .* cannot be had from the hub") as caught:
+            TextCodec.from_pretrained("somebody/something")
+        assert "\n" not in str(caught.value)
+
     def test_no_codec_there(self, tmp_path):
         with pytest.raises(DataError, match=r"no .*tokenizer\.json"):
             TextCodec.from_pretrained(tmp_path)
@@ -166,6 +182,31 @@ class TestSaving:
         with pytest.raises(DataError, match="cannot be read") as caught:
             TextCodec.from_pretrained(tmp_path if as_folder else file)
         assert "\n" not in str(caught.value)
+
+
+class TestEquality:
+    def test_made_twice(self, byte_pairs):
+        assert TextCodec.characters() == CHARACTERS
+        assert TextCodec.byte_pairs([ENGLISH], vocab_size=300) == byte_pairs
+        assert len({CHARACTERS, TextCodec.characters(), byte_pairs}) == 2
+
+    def test_another_alphabet_of_the_same_size(self):
+        assert TextCodec.characters(TEXT8_ALPHABET[::-1]) != CHARACTERS
+        assert TextCodec.characters(TEXT8_ALPHABET.upper()) != CHARACTERS
+
+    def test_other_byte_pairs_of_the_same_size(self, byte_pairs):
+        other = TextCodec.byte_pairs([ENGLISH.swapcase()], vocab_size=300)
+        assert other.num_symbols == byte_pairs.num_symbols
+        assert other != byte_pairs
+
+    def test_truncation_and_padding_which_are_never_used(self):
+        other = TextCodec.characters()
+        other.tokenizer.backend_tokenizer.enable_truncation(2)
+        other.tokenizer.backend_tokenizer.enable_padding(length=8)
+        assert other == CHARACTERS
+
+    def test_something_else(self):
+        assert CHARACTERS != TEXT8_ALPHABET
 
 
 class TestLoadedTokenizers:

@@ -8,6 +8,7 @@ import zipfile
 import pytest
 
 from d3pm.data.corpora import find
+from d3pm.data.readers import HubRows
 from d3pm.errors import DataError
 
 ROWS = ["one fish", "two fish", "", "red fish\nblue fish"]
@@ -156,6 +157,18 @@ class TestNames:
         (tmp_path / "text8").write_text("whole")
         assert text_of("text8") == "whole"
 
+    def test_a_folder_named_after_it_stands_in_and_that_is_said(self, tmp_path, monkeypatch, caplog):
+        monkeypatch.setenv("D3PM_DATA", str(tmp_path))
+        for name in ("tales-2", "tales-1", "tales", "talesman_x"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "a.txt").write_text(name)
+        (tmp_path / "tales-0").write_text("a file is no folder")
+        assert text_of("tales") == "tales"
+        assert not caplog.records
+        (tmp_path / "tales").rename(tmp_path / "other")
+        assert text_of("tales") == "tales-1"
+        assert "tales-1 stands in for it" in caplog.text
+
     def test_a_bare_name_is_no_folder_here(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "text8").mkdir()
@@ -213,6 +226,14 @@ class TestHub:
     def test_a_single_split_is_the_text(self, hub):
         hub[0].update(everything=["a"])
         assert text_of("x/y") == "a"
+
+    def test_rows_that_cannot_be_read(self):
+        class Gone:
+            def iter(self, batch_size):
+                raise OSError("no such\nfile")
+
+        with pytest.raises(DataError, match=r"source: hub dataset x cannot be read \(no such file\)"):
+            list(HubRows(Gone(), "text", "hub dataset x").documents())
 
     def test_no_training_text(self, hub):
         hub[0].update(test=["a"], odd=["b"])
