@@ -15,8 +15,11 @@ import yaml
 from tiny import WORDS, train, write_config
 
 from d3pm.cli import main
+from d3pm.cli.sample import sharpened
 from d3pm.cli.screen import Screen
-from d3pm.data import TextData
+from d3pm.data import TextCodec, TextData
+from d3pm.data.normalize import TEXT8_ALPHABET
+from d3pm.discrete.truncation import Truncated
 from d3pm.model import DiffusionModel
 from d3pm.training import RunFolder
 from d3pm.transitions import MatrixTransition
@@ -135,6 +138,30 @@ BAD_CONFIGS = {
     "block beyond the data": (["--data.block_size", "101"], "block"),
     "no such text": (["--data.source", "./nowhere.txt"], "nowhere.txt"),
     "contradiction": (["--resume"], "contradict"),
+    "no time": (["--process.transition.num_steps", "0"], "num_steps is 0"),
+    "mask beyond the states": (["--process.transition.mask_index", "99"], "mask_index is 99"),
+    "heads that do not divide": (["--network.heads", "3"], "heads=3"),
+    "no length": (["--data.block_size", "0"], "block_size: 0"),
+    "too few steps": (
+        [
+            "--process.transition.schedule=LinearSchedule",
+            "--process.transition.num_steps=10",
+        ],
+        "LinearSchedule at num_steps=10",
+    ),
+    "no such matrices": (
+        ["--process.transition=MatrixTransition", "--process.transition.matrices=/no/q.npy"],
+        "matrices: no file /no/q.npy",
+    ),
+    "beta above one": (
+        ["--process.transition.schedule=CosineSchedule", "--process.transition.schedule.max_beta=2"],
+        "max_beta",
+    ),
+    "a constructor that fails": (
+        ["--network=torch.nn.Linear", "--network.in_features=-1", "--network.out_features=1"],
+        "negative dimension -1",
+    ),
+    "no such tracker": (["--training.report_to", "[foo]"], "training.report_to names foo: choose from"),
 }
 if not torch.cuda.is_available():
     BAD_CONFIGS["bf16 on a CPU"] = (["--training.bf16", "true"], "training.bf16 is true")
@@ -147,6 +174,24 @@ def test_a_bad_config_is_one_line_and_touches_nothing(case, config, run, capsys)
     line = refusal(capsys, "train", "--config", config, "--output", run, "--overwrite", *options)
     assert reason in line
     assert fingerprint(run) == before
+
+
+def test_rows_that_are_no_laws_are_one_line(config, tmp_path, capsys):
+    np.save(tmp_path / "q.npy", np.full((20, 28, 28), 0.5))
+    kernel = ["--process.transition=MatrixTransition", f"--process.transition.matrices={tmp_path / 'q.npy'}"]
+    line = refusal(capsys, "train", "--config", config, "--output", tmp_path / "run", *kernel)
+    assert "row" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_a_folder_is_named_after_its_config(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--config", str(config), "--training.max_steps", "2"]) == 0
+    assert RunFolder("runs/tiny").finished
+    assert "the run is kept in runs/tiny" in capsys.readouterr().err
+    settings = yaml.safe_load(config.read_text())
+    options = [f"--{key}={json.dumps(settings[key])}" for key in ("data", "process", "network", "objective")]
+    assert "--output" in refusal(capsys, "train", *options)
 
 
 def test_a_misspelt_key_in_a_file_is_named(config, tmp_path, capsys):
@@ -193,6 +238,18 @@ def test_another_config_cannot_resume(config, run, capsys, options, field, new, 
     assert fingerprint(run) == before
 
 
+@pytest.mark.parametrize("verb", ["resume", "evaluate"])
+def test_another_tokenizer_of_as_many_symbols_is_refused(verb, config, run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    other = TextCodec.characters(TEXT8_ALPHABET[::-1])
+    for place in (folder.path, folder.checkpoint(12)):
+        other.save_pretrained(place)
+    resume = ["train", "--config", config, "--output", folder.path, "--resume"]
+    argv = resume if verb == "resume" else ["evaluate", folder.path]
+    assert "tokenizer is not" in refusal(capsys, *argv)
+
+
 def test_an_unreadable_checkpoint_is_named(config, tmp_path, capsys):
     folder = RunFolder(tmp_path / "run")
     assert train(config, folder.path, "--training.max_steps", "4") == 0
@@ -231,6 +288,31 @@ def test_samples_go_to_a_file(run, tmp_path, capsys):
     assert [len(line) for line in (tmp_path / "texts").read_text().splitlines()] == [16, 16]
 
 
+def test_a_sample_is_one_line_whatever_it_holds(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("d3pm.data.TextCodec.decode", lambda self, x: ["a\nb  c\r\n"] * len(x))
+    output(capsys, "sample", run, "--num", 2, "--steps", 1, "--output", tmp_path / "texts")
+    assert (tmp_path / "texts").read_text() == "a b  c\n" * 2
+
+
+def test_the_network_is_wrapped_only_to_sharpen_it(run):
+    model = DiffusionModel.from_pretrained(run)
+    assert sharpened(model, 1.0, 1.0) is model.network
+    assert isinstance(sharpened(model, 0.9, 1.0), Truncated)
+    assert isinstance(sharpened(model, 1.0, 0.9), Truncated)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_drawing(run, tmp_path, capsys, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("drawn in vain")
+
+    monkeypatch.setattr(DiffusionModel, "sample", never)
+    assert "is a folder" in refusal(capsys, "sample", run, "--output", tmp_path)
+    (tmp_path / "texts").write_text("old")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert "may not be written" in refusal(capsys, "sample", run, "--output", tmp_path / "texts")
+    assert (tmp_path / "texts").read_text() == "old"
+
+
 def test_a_prompt_stays_and_its_blanks_are_filled(run, tmp_path, capsys):
     for file in ("texts", "more"):
         output(capsys, "sample", run, "--num", 5, "--prompt", "ab__cd", "--output", tmp_path / file)
@@ -264,6 +346,7 @@ def test_a_terminal_is_redrawn_in_place(monkeypatch, capsys):
     ("options", "reason"),
     [
         (["--num", "0"], "--num is 0"),
+        (["--batch-size", "0"], "--batch_size is 0"),
         (["--steps", "21"], "steps is 21"),
         (["--temperature", "0"], "temperature is 0"),
         (["--top-p", "2"], "top_p is 2"),
@@ -293,6 +376,12 @@ def test_evaluate_prints_every_term(run, capsys):
     assert f"{report['bits_per_dim']:.4f} ± {report['standard_error']:.4f} bits/char" in table
 
 
+def test_a_number_that_is_none_is_null_in_json(run, capsys, monkeypatch):
+    monkeypatch.setattr("d3pm.cli.evaluate.unigram_entropy", lambda *args: math.nan)
+    printed = output(capsys, "evaluate", run, "--json", "--num-examples", 2)
+    assert json.loads(printed, parse_constant=pytest.fail)["unigram_entropy"] is None
+
+
 def test_the_entropy_beside_it_is_that_of_the_split(run, config, capsys):
     report = json.loads(output(capsys, "evaluate", run, "--json", "--split", "train"))
     source = yaml.safe_load(config.read_text())["data"]["init_args"]
@@ -318,7 +407,9 @@ def test_other_data_can_be_evaluated_if_it_fits(run, tmp_path, capsys):
     assert "27 symbols in shape (8,)" in line
 
 
-@pytest.mark.parametrize("options", [["--num-times", "0"], ["--num-examples", "0"], ["--split", "dev"]])
+@pytest.mark.parametrize(
+    "options", [["--num-times", "0"], ["--num-examples", "0"], ["--split", "dev"], ["--batch-size", "0"]]
+)
 def test_what_evaluate_refuses(run, capsys, options):
     refusal(capsys, "evaluate", run, *options)
 
@@ -398,7 +489,23 @@ def test_what_transition_refuses(capsys, argv, reason):
     assert reason in refusal(capsys, "transition", *argv)
 
 
+def test_a_kernel_that_cannot_be_saved_is_one_line(tmp_path, capsys):
+    (tmp_path / "q.safetensors").mkdir()
+    options = ["--num-states=3", "--num-steps=3", f"--save={tmp_path / 'q.safetensors'}"]
+    assert main(["transition", "uniform", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be written" in line
+
+
 # all verbs
+
+
+def test_a_failing_file_system_is_one_line(config, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    line = refusal(capsys, "train", "--config", config, "--output", tmp_path / "file" / "run")
+    assert str(tmp_path / "file") in line
+    line = refusal(capsys, "transition", "matrix", f"--matrices={tmp_path}")
+    assert str(tmp_path) in line
 
 
 @pytest.mark.parametrize("verb", ["train", "sample", "evaluate", "transition"])

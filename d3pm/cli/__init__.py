@@ -30,7 +30,8 @@ HELP = "\n".join(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code.
 
-    A mistake of the user's is one line on stderr and exit code 2. Anything else keeps its traceback.
+    A mistake of the user's, or a file that cannot be read or written, is one line on stderr and exit code 2.
+    Anything else keeps its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
@@ -44,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"d3pm {argv[0]}: error: {' '.join(what.split())}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"d3pm {argv[0]}: interrupted", file=sys.stderr)
         return 130

@@ -1,6 +1,7 @@
 """``d3pm evaluate RUN``: the bound on bits per dimension of held-out data, term by term."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -41,13 +42,17 @@ def main(argv: Sequence[str]) -> int:
         DataSource, "data", required=False, help="data to use instead of the run's own"
     )
     config = parser.parse_args(argv)
+    if config.batch_size < 1:
+        raise ConfigError(f"--batch_size is {config.batch_size}: give 1 or more")
     model, home = load_model(config.run)
     data = parser.instantiate(config).data or load_data(home / "config.yaml")
     report, entropy = evaluate(
         model, data, config.split, config.num_examples, config.num_times, config.batch_size, config.seed
     )
     if config.json:
-        print(json.dumps({"split": config.split, **report.as_dict(), "unigram_entropy": entropy}))
+        numbers = {**report.as_dict(), "unigram_entropy": entropy}
+        known = {name: n if math.isfinite(n) else None for name, n in numbers.items()}  # JSON has no NaN
+        print(json.dumps({"split": config.split, **known}))
     else:
         print(bound_lines(report, entropy, config.split, data))
     return 0
@@ -73,6 +78,11 @@ def evaluate(
         raise ConfigError(
             f"data: {theirs[0]} symbols in shape {theirs[1]}, but the model has {ours[0]} in {ours[1]}: "
             "evaluate on data with the tokenizer and the length the model was trained with"
+        )
+    if data.codec != model.codec:
+        raise ConfigError(
+            "data: its tokenizer is not the model's, though of as many symbols: evaluate on data with the "
+            "tokenizer that lies beside the model"
         )
     examples = data.split(split)
     report = estimate_bound(

@@ -74,6 +74,19 @@ def check_resume(old: dict[str, Any], new: dict[str, Any]) -> None:
             )
 
 
+def check_same_codec(data: DataSource, checkpoint: Path) -> None:
+    """Refuse to go on with a model whose symbols mean something else by now: the text or its cache has changed.
+
+    Raises:
+        ConfigError: If the data's codec is not the checkpoint's.
+    """
+    if type(data.codec).from_pretrained(checkpoint) != data.codec:
+        raise ConfigError(
+            f"data: its tokenizer is not that of {checkpoint}, so the data has changed since: "
+            "bring the old data back, or start a new run in another --output"
+        )
+
+
 def _flat(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
     if not isinstance(tree, dict):
         return [(prefix, tree)]

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import importlib
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +10,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from d3pm.errors import ConfigError
+from d3pm.errors import ConfigError, D3PMError
+from d3pm.specs import find_class
 
 _NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value.*"
@@ -54,6 +54,16 @@ class Parser(ArgumentParser):
         """Parse nested dicts."""
         with self._plainly():
             return super().parse_object(*args, **kwargs)
+
+    def instantiate(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the objects; what a constructor refuses is raised in its own words."""
+        try:
+            return super().instantiate(*args, **kwargs)
+        except (argparse.ArgumentError, ValueError) as error:
+            ours = _ours(error)
+            if ours is not None:
+                raise ours from ours.__cause__
+            raise ConfigError(one_line(str(error))) from error
 
     @contextmanager
     def _plainly(self) -> Iterator[None]:
@@ -99,18 +109,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def load_class(path: str) -> Any:
-    """What a dotted path names, or None."""
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name, None)
-    except (ImportError, ValueError):
-        return None
+def _ours(error: BaseException | None) -> D3PMError | None:
+    """The first error of this package among the causes: ``jsonargparse`` wraps what constructors raise."""
+    while error is not None and not isinstance(error, D3PMError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _parameters(path: str) -> list[str]:
-    target = load_class(path)
-    return list(inspect.signature(target).parameters) if target is not None else []
+    try:
+        return list(inspect.signature(find_class(path)).parameters)
+    except ConfigError:
+        return []
 
 
 def _underscores(arg: str) -> str:

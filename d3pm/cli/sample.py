@@ -1,5 +1,6 @@
 """``d3pm sample RUN --num 4 --steps 64``: draw from a trained model, freely or around a prompt."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from d3pm.cli.screen import Screen
 from d3pm.discrete.truncation import Truncated
 from d3pm.errors import ConfigError
 from d3pm.model import DiffusionModel
+from d3pm.objectives import Network
 from d3pm.sampling import cosine_grid, uniform_grid
 
 GRIDS = {"uniform": uniform_grid, "cosine": cosine_grid}
@@ -57,17 +59,18 @@ def main(argv: Sequence[str]) -> int:
 
 def draw(model: DiffusionModel, config: Any) -> None:
     """Draw as the options say, and print or write the samples."""
-    if config.num < 1:
-        raise ConfigError(f"--num is {config.num}: give 1 or more")
-    if config.output and not Path(config.output).resolve().parent.is_dir():
-        raise ConfigError(f"--output {config.output}: its folder does not exist; make it first")
+    for name in ("num", "batch_size"):
+        if config[name] < 1:
+            raise ConfigError(f"--{name} is {config[name]}: give 1 or more")
+    if config.output:
+        check_writable(Path(config.output))
     screen = Screen()
     x = model.sample(
         config.num,
         steps=config.steps,
         seed=config.seed,
         batch_size=config.batch_size,
-        network=Truncated(model.process, model.network, config.temperature, config.top_p),
+        network=sharpened(model, config.temperature, config.top_p),
         grid=GRIDS[config.grid],
         watch=watcher(model, screen) if config.watch else None,
         progress=not config.watch and sys.stderr.isatty(),
@@ -75,9 +78,32 @@ def draw(model: DiffusionModel, config: Any) -> None:
     )
     texts = codec_of(model).decode(x)
     if config.output:
-        Path(config.output).write_text("".join(f"{text}\n" for text in texts))
+        lines = (" ".join(text.splitlines()) for text in texts)  # a sample may hold line ends of its own
+        Path(config.output).write_text("".join(f"{line}\n" for line in lines))
     else:
         screen.show(sample_lines(texts))
+
+
+def sharpened(model: DiffusionModel, temperature: float, top_p: float) -> Network:
+    """The model's network, wrapped only where that changes its belief."""
+    if temperature == 1 and top_p == 1:
+        return model.network
+    return Truncated(model.process, model.network, temperature, top_p)
+
+
+def check_writable(file: Path) -> None:
+    """Refuse a file that cannot be written before anything is drawn for it; touches nothing.
+
+    Raises:
+        ConfigError: If it is a folder, its folder does not exist, or either may not be written.
+    """
+    if file.is_dir():
+        raise ConfigError(f"--output {file} is a folder: name a file in it")
+    folder = file.resolve().parent
+    if not folder.is_dir():
+        raise ConfigError(f"--output {file}: its folder does not exist; make it first")
+    if not os.access(file if file.exists() else folder, os.W_OK):
+        raise ConfigError(f"--output {file} may not be written: name another file")
 
 
 def watcher(model: DiffusionModel, screen: Screen) -> Callable[[int, Tensor], None]:

@@ -3,15 +3,25 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import yaml
+from jsonargparse import Namespace
 
 from d3pm.cli.evaluate import evaluate
-from d3pm.cli.experiment import add_experiment, check_fits, check_resume, dump, load_settings
+from d3pm.cli.experiment import (
+    add_experiment,
+    check_fits,
+    check_resume,
+    check_same_codec,
+    dump,
+    load_settings,
+)
 from d3pm.cli.parser import Parser
 from d3pm.cli.report import bound_lines, sample_lines, unit
 from d3pm.data.base import DataSource
+from d3pm.errors import ConfigError
 from d3pm.evaluation import estimate_bound
 from d3pm.model import DiffusionModel
 from d3pm.training import RunFolder, TrainingConfig
@@ -19,7 +29,7 @@ from d3pm.training.run import program
 
 DESCRIPTION = """Train a model from a config, or go on with a run that was stopped.
 
-  d3pm train --config configs/quickstart.yaml --output runs/first
+  d3pm train --config configs/quickstart.yaml
   d3pm train --config configs/quickstart.yaml --output runs/wide --network.dim 256 --training.max_steps 2000
   d3pm train --config runs/first/config.yaml --output runs/first --resume
 
@@ -30,14 +40,16 @@ Any class of the right kind will do, yours as well; `d3pm train --network.help C
 def main(argv: Sequence[str]) -> int:
     """Run the verb."""
     parser = Parser(prog="d3pm train", description=DESCRIPTION)
-    parser.add_argument("--output", type=str, required=True, help="folder of the run")
+    parser.add_argument(
+        "--output", type=str | None, help="folder of the run; null: runs/NAME for a config NAME.yaml"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
     parser.add_argument(
         "--overwrite", action="store_true", help="delete the run in --output and start afresh"
     )
     add_experiment(parser)
     config = parser.parse_args(argv)
-    folder = RunFolder(config.output)
+    folder = RunFolder(config.output or default_output(config))
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
     settings = dump(parser, config)
     if first:
@@ -48,6 +60,9 @@ def main(argv: Sequence[str]) -> int:
     experiment = parser.instantiate(config)
     data = experiment.data
     check_fits(data, experiment.process, experiment.training)
+    last = folder.last_checkpoint()
+    if config.resume and last is not None:
+        check_same_codec(data, last)
     model = DiffusionModel(
         process=experiment.process,
         network=experiment.network,
@@ -59,8 +74,21 @@ def main(argv: Sequence[str]) -> int:
         if config.overwrite:
             folder.clear()
         folder.write_config(settings)
+        if not config.output:
+            print(f"no --output given: the run is kept in {folder.path}", file=sys.stderr)
         print(data.describe(), file=sys.stderr)
     return run(model, data, experiment.training, folder)
+
+
+def default_output(config: Namespace) -> Path:
+    """Where a run goes that was given no folder: named after its config.
+
+    Raises:
+        ConfigError: If there is no config to name it after.
+    """
+    if not config.config:
+        raise ConfigError("--output is not given, and no --config to name the run after: give a folder")
+    return Path("runs") / Path(str(config.config[-1])).stem
 
 
 def run(model: DiffusionModel, data: DataSource, config: TrainingConfig, folder: RunFolder) -> int:

@@ -4,14 +4,16 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import d3pm.transitions
-from d3pm.cli.parser import Parser, did_you_mean, load_class
+from d3pm.cli.parser import Parser, did_you_mean
 from d3pm.errors import ConfigError
+from d3pm.specs import find_class
 from d3pm.transitions import Transition
 
 MAX_NUMBERS = 2**27  # in matrices made at once: 1 GiB of float64
@@ -61,12 +63,13 @@ def find_kernel(name: str) -> type[Transition]:
         ConfigError: If it is neither a file of ``d3pm/transitions`` with a kernel nor the path of one.
     """
     known = kernels()
-    kernel = known.get(name) or load_class(name)
-    if kernel is None or not _is_kernel(kernel):
-        raise ConfigError(
-            f"there is no kernel {name}{did_you_mean(name, known)} (kernels: {', '.join(known)})"
-        )
-    return kernel
+    if name in known:
+        return known[name]
+    with suppress(ConfigError):
+        kernel = find_class(name)
+        if _is_kernel(kernel):
+            return kernel
+    raise ConfigError(f"there is no kernel {name}{did_you_mean(name, known)} (kernels: {', '.join(known)})")
 
 
 def _is_kernel(value: object) -> bool:
@@ -143,11 +146,15 @@ def _text(matrix: Tensor) -> str:
 
 def save(transition: Transition, file: Path) -> None:
     """Write every Q_t, (T, K, K) float64, as ``MatrixTransition`` reads it."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     t = torch.arange(transition.num_steps + 1)
     steps = matrices(transition, t[:-1], t[1:])
-    save_file({"matrices": steps.contiguous()}, file)
+    try:
+        save_file({"matrices": steps.contiguous()}, file)
+    except SafetensorError as error:
+        raise ConfigError(f"--save {file}: cannot be written ({error}): name another file") from error
     print(f"\nQ {tuple(steps.shape)} written to {file}: MatrixTransition({str(file)!r}) reads it")
 
 

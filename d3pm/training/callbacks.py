@@ -11,6 +11,9 @@ from transformers import TrainerCallback
 
 from d3pm.training.ema import EMA
 
+ASK_EVERY = 10
+"""Steps between two times that several processes ask each other whether to stop."""
+
 
 class FollowWeights(TrainerCallback):
     """Update the moving average after every optimizer step."""
@@ -64,6 +67,8 @@ class Progress(TrainerCallback):
 class StopOnSignal(TrainerCallback):
     """On the first Ctrl-C or SIGTERM finish the step, save a checkpoint and stop; a second one stops at once.
 
+    Several processes go on to the next step that they all ask each other at.
+
     ``received`` is the number of the signal, or None.
     """
 
@@ -82,10 +87,12 @@ class StopOnSignal(TrainerCallback):
         self.received = number
         self.restore()
 
-    def _asked(self, args) -> bool:
+    def _asked(self, args, step: int) -> bool:
         """Whether any process was asked to stop: all have to stop at the same step."""
         asked = self.received is not None
         if args.world_size > 1:
+            if step % ASK_EVERY:
+                return False
             flag = torch.tensor(asked, dtype=torch.int32, device=args.device)
             torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
             asked = bool(flag)
@@ -99,5 +106,5 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         """Between two steps everything is consistent: a good place to stop."""
-        if self._asked(args):
+        if self._asked(args, state.global_step):
             control.should_save = control.should_training_stop = True

@@ -96,8 +96,10 @@ class TrainingConfig:
         """What this machine makes of the settings.
 
         Raises:
-            ConfigError: If a CPU is asked for bfloat16, or the batch does not divide among the processes.
+            ConfigError: If a CPU is asked for bfloat16, the batch does not divide among the processes, or a
+                tracker is unknown or not installed.
         """
+        _check_trackers(self.report_to)
         gpu = torch.cuda.is_available()
         if self.bf16 and not gpu:
             raise ConfigError("training.bf16 is true but there is no GPU: leave it null, CPUs crawl in it")
@@ -109,6 +111,21 @@ class TrainingConfig:
             )
         bf16 = gpu and torch.cuda.is_bf16_supported() if self.bf16 is None else self.bf16
         return Here(gpu, bf16, micro, accumulation=self.batch_size // (micro * processes))
+
+
+def _check_trackers(names: list[str]) -> None:
+    from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+
+    here = get_available_reporting_integrations()
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ConfigError(
+                f"training.report_to names {name}: choose from {', '.join(INTEGRATION_TO_CALLBACK)}"
+            )
+        if name not in here:
+            raise ConfigError(
+                f"training.report_to names {name}, which is not installed: install it, or give []"
+            )
 
 
 @dataclass(frozen=True)

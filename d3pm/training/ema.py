@@ -31,5 +31,6 @@ class EMA(Generic[M]):
         decay = min(self.decay, (1 + step) / (10 + step))
         averages: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(averages, [*model.parameters()], 1 - decay)
-        for kept, seen in zip(self.model.buffers(), model.buffers(), strict=True):
-            kept.copy_(seen)
+        for (name, kept), seen in zip(self.model.named_buffers(), model.buffers(), strict=True):
+            if not name.startswith("constants."):  # a model's kernels: maybe large, and never trained
+                kept.copy_(seen)

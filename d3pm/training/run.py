@@ -31,14 +31,17 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self.config_file = self.path / "config.yaml"
+        self._new_config = self.path / "config.yaml.new"
         self.checkpoints = self.path / "checkpoints"
         self.staging = self.checkpoints / ".staging"
         self.logs = self.path / "logs"
 
     @property
     def used(self) -> bool:
-        """Whether anything is in the folder."""
-        return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        """Whether anything is in the folder but a config half written."""
+        if not self.path.is_dir():
+            return self.path.exists()
+        return any(file.name != self._new_config.name for file in self.path.iterdir())
 
     @property
     def finished(self) -> bool:
@@ -73,16 +76,27 @@ class RunFolder:
             )
 
     def clear(self) -> None:
-        """Delete the run that is here, and leave every other file alone."""
+        """Delete the run that is here, and leave every other file alone.
+
+        Its config stays until :meth:`write_config` replaces it: whenever this is killed, the folder still is
+        that of a run, to be resumed or overwritten.
+        """
         self.unpublish()
-        self.config_file.unlink(missing_ok=True)
+        kept = [self.checkpoint(step) for step in self.checkpoint_steps()]
+        for name in {file.name for checkpoint in kept for file in checkpoint.iterdir()}:
+            if (self.path / name).is_file():  # the codec's: a model's files stand in its checkpoints too
+                (self.path / name).unlink()
+        for checkpoint in kept:
+            self._discard(checkpoint)
         for folder in (self.checkpoints, self.logs):
             shutil.rmtree(folder, ignore_errors=True)
 
     def write_config(self, text: str) -> None:
-        """Make the folder and put the run's configuration there."""
+        """Make the folder and put the run's configuration there, whole or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self.config_file.write_text(text)
+        if not self.config_file.is_file() or self.config_file.read_text() != text:
+            self._new_config.write_text(text)
+            os.replace(self._new_config, self.config_file)
 
     def unpublish(self) -> None:
         """Take the finished model away: training goes on, and its last checkpoint holds the same weights."""
@@ -121,6 +135,7 @@ class RunFolder:
     def _discard(self, folder: Path) -> None:
         """Delete a folder; half deleted, it no longer bears a checkpoint's name."""
         doomed = self.staging / f"old-{folder.name}"
+        self.staging.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(doomed, ignore_errors=True)
         os.replace(folder, doomed)
         shutil.rmtree(doomed, ignore_errors=True)

@@ -21,7 +21,6 @@ from transformers.utils import logging
 
 from d3pm.errors import CheckpointError, ConfigError
 from d3pm.model import DiffusionModel
-from d3pm.objectives import VariationalBound
 from d3pm.training.callbacks import FollowWeights, Progress, StopOnSignal
 from d3pm.training.config import TrainingConfig
 from d3pm.training.ema import EMA
@@ -125,7 +124,7 @@ class DiffusionTrainer(Trainer):
                     f"step {self.state.global_step}; lower the rate or lengthen training.warmup_steps"
                 )
             logs["tokens_per_second"] = self._tokens_per_second()
-            if isinstance(self.diffusion.objective, VariationalBound):
+            if self.diffusion.objective.is_bound:
                 logs["bits_per_dim"] = logs["loss"] / math.log(2)
         super().log(logs, start_time)
 

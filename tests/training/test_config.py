@@ -22,3 +22,9 @@ from d3pm.training import TrainingConfig
 def test_a_bad_number_is_named(field, value):
     with pytest.raises(ConfigError, match=f"training.{field} is {value}"):
         TrainingConfig(**{field: value})
+
+
+def test_a_tracker_that_is_not_installed_is_refused(monkeypatch):
+    monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", lambda: [])
+    with pytest.raises(ConfigError, match=r"training.report_to names wandb, which is not installed"):
+        TrainingConfig(report_to=["wandb"]).here()

@@ -33,6 +33,15 @@ def test_it_takes_no_gradient_and_is_never_in_training_mode():
     assert not any(m.training for m in ema.model.modules())
 
 
+def test_constants_are_left_alone():
+    model = nn.Linear(3, 2)
+    model.constants = nn.BatchNorm1d(2)
+    ema = EMA(model, decay=0.9)
+    before = ema.model.constants.running_mean._version
+    ema.update(model, 0)
+    assert ema.model.constants.running_mean._version == before
+
+
 def test_buffers_are_copied():
     model = nn.BatchNorm1d(2)
     ema = EMA(model, decay=0.9)

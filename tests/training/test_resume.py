@@ -109,6 +109,18 @@ def test_a_killed_run_resumes_from_a_whole_checkpoint(tmp_path):
     assert folder.checkpoint_steps()[-1] == step + 2
 
 
+@pytest.mark.parametrize(
+    ("objective", "is_bound"),
+    [("discrete.continuous.ContinuousTimeBound", True), ("objectives.CrossEntropy", False)],
+)
+def test_a_loss_is_read_as_bits_where_it_is_a_bound(straight, tmp_path, objective, is_bound):
+    folder = RunFolder(tmp_path / "run")
+    options = [f"--objective=d3pm.{objective}", "--training.max_steps=2"]
+    assert train(straight[0], folder.path, *options) == 0
+    history = json.loads((folder.checkpoint(2) / "trainer_state.json").read_text())["log_history"]
+    assert all(("bits_per_dim" in entry) == is_bound for entry in history if "loss" in entry)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(straight, tmp_path, capsys):
     assert train(straight[0], tmp_path / "run", "--training.learning_rate", "1e30") == 2
     assert "training.learning_rate is 1e+30: the loss was nan" in capsys.readouterr().err.splitlines()[-1]

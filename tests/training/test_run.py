@@ -1,5 +1,7 @@
 """The folder of a run: what may be written, and what counts as a checkpoint."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,12 +83,68 @@ def test_a_folder_that_is_no_run_is_refused_even_so(folder, flag):
 
 
 def test_clearing_leaves_files_of_others_alone(folder):
-    for name in ("config.yaml", "config.json", "model.safetensors", "notes.txt"):
+    for name in ("config.yaml", "config.json", "model.safetensors", "tokenizer.json", "notes.txt"):
         (folder.path / name).write_text("")
-    stage(folder, 3)
+    (stage(folder, 3) / "tokenizer.json").write_text("")
     folder.commit(3, keep=1)
     folder.clear()
-    assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", "notes.txt"]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("blow", range(8))
+def test_a_run_killed_while_it_is_cleared_is_still_a_run(folder, monkeypatch, blow):
+    folder.config_file.write_text("data: 1")
+    for name in ("config.json", "tokenizer.json", "notes.txt"):
+        (folder.path / name).write_text("")
+    for step in (3, 6):
+        (stage(folder, step) / "tokenizer.json").write_text("")
+        folder.commit(step, keep=2)
+    left = iter(range(blow))
+
+    def until_killed(function):
+        def call(*args, **kwargs):
+            if next(left, None) is None:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", until_killed(Path.unlink))
+        patch.setattr("os.replace", until_killed(os.replace))
+        patch.setattr("shutil.rmtree", until_killed(shutil.rmtree))
+        with pytest.raises(Killed):
+            folder.clear()
+    folder.check_may_write(resume=True, overwrite=False)
+    folder.check_may_write(resume=False, overwrite=True)
+    assert all((folder.checkpoint(step) / "tokenizer.json").exists() for step in folder.checkpoint_steps())
+    folder.clear()
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", "notes.txt"]
+
+
+def test_a_config_is_there_whole_or_not_at_all(folder, monkeypatch):
+    def killed(*args):
+        raise Killed
+
+    for before in (None, "old"):
+        if before:
+            folder.write_config(before)
+        with monkeypatch.context() as patch:
+            patch.setattr("os.replace", killed)
+            with pytest.raises(Killed):
+                folder.write_config("new")
+        assert folder.used == bool(before)
+        assert not before or folder.config_file.read_text() == before
+
+
+def test_an_unchanged_config_is_left_alone(folder, monkeypatch):
+    folder.write_config("data: 1")
+    monkeypatch.setattr("os.replace", lambda *args: pytest.fail("written again"))
+    folder.write_config("data: 1")
 
 
 def test_a_missing_model_is_explained(folder):
