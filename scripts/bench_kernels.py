@@ -2,18 +2,21 @@
 
     python scripts/bench_kernels.py [--threads 2] [--repeats 30]
 
-Per vocabulary size: ``q_sample``, ``posterior``, a reverse step with its draw, and the training bound forward
-and backward from given logits, for the absorbing and the uniform kernel. Each round runs every case once,
+Per vocabulary size: ``q_sample``, ``posterior`` (ours is a law of three numbers an entry, never K), a reverse step
+with its draw, and the training bound forward and backward from given logits, for the absorbing and the uniform
+kernel. Each round runs every case once,
 so that a slow moment of the machine falls on all of them; medians in milliseconds, ratios to
 
 (a) one ``F.cross_entropy`` forward and backward on the same logits: the floor, and
 (b) a dense implementation on (T, K, K) stacks, as D3PM code is usually written.
 
-Last, what share of a quickstart training step is the process (everything but the network).
+Then ``q_sample`` at [32, 256] for every K with the memory it takes, and what share of a training step of the
+quickstart's shape and loss is the process (everything but the network and the optimizer).
 """
 
 import argparse
 import datetime
+import functools
 import platform
 import statistics
 import time
@@ -26,6 +29,7 @@ from torch import Tensor
 
 from d3pm import AbsorbingTransition, DiscreteDiffusion, UniformTransition
 from d3pm.networks import TransformerDenoiser
+from d3pm.objectives import AuxiliaryBound, Objective, VariationalBound
 from d3pm.transitions import Transition
 
 SHAPES = {27: (32, 256), 256: (8, 1024), 8192: (4, 128), 50257: (2, 64)}
@@ -127,20 +131,51 @@ def kernel_rows(repeats: int) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for num_states, shape in SHAPES.items():
         for name in KERNELS:
-            few = 5 if num_states == 8192 else repeats  # the dense twin takes seconds there
-            ms = alternate(cases(num_states, name), few)
+            few = min(repeats, 5) if num_states == 8192 else repeats  # the dense twin takes seconds there
+            every = cases(num_states, name)
+            # Against the floor without the dense twin, whose gigabytes leave the allocator cold; then against it.
+            floors = {what: case for what, case in every.items() if not what.startswith("dense")}
+            ms = alternate(floors, repeats)
             floor = ms["cross-entropy"]
+            beside_dense = alternate(every, few) if len(every) > len(floors) else {}
             print(f"| {num_states} | {list(shape)} | {name} | cross-entropy | {floor:.2f} | 1 | | |")
             for what in ("q_sample", "posterior", "reverse", "bound"):
-                ours, dense = ms[what], ms.get(f"dense {what}")
-                beside = "cannot be stored | " if dense is None else f"{dense:.2f} | {dense / ours:.0f}"
-                print(f"| | | {name} | {what} | {ours:.2f} | {ours / floor:.2f} | {beside} |", flush=True)
+                dense = beside_dense.get(f"dense {what}")
+                beside = (
+                    "cannot be stored | "
+                    if dense is None
+                    else f"{dense:.2f} | {dense / beside_dense[what]:.0f}"
+                )
+                print(
+                    f"| | | {name} | {what} | {ms[what]:.2f} | {ms[what] / floor:.2f} | {beside} |",
+                    flush=True,
+                )
+
+
+def corruption_rows(repeats: int) -> None:
+    """``q_sample`` at [32, 256]: its time and the most memory one tensor or all of them take, whatever K is."""
+    print("| K | q_sample [32, 256], absorbing ms | uniform ms | allocated, absorbing | uniform |")
+    print("| --- | --- | --- | --- | --- |")
+    x0, t = torch.randint(26, (32, 256)), torch.randint(1, NUM_STEPS + 1, (32,))
+    for num_states in SHAPES:
+        processes = [DiscreteDiffusion(KERNELS[name].example(num_states, NUM_STEPS)) for name in KERNELS]
+        draws: dict[str, Case] = {
+            name: functools.partial(p.q_sample, x0, t) for name, p in zip(KERNELS, processes, strict=True)
+        }
+        ms = alternate(draws, repeats)
+        memory = []
+        for process in processes:
+            with torch.profiler.profile(profile_memory=True) as profile:
+                process.q_sample(x0, t)
+            taken = sum(max(event.self_cpu_memory_usage, 0) for event in profile.key_averages())
+            memory.append(f"{taken / 1024:.0f} KiB")
+        print(f"| {num_states} | {ms['absorbing']:.2f} | {ms['uniform']:.2f} | {memory[0]} | {memory[1]} |")
 
 
 def process_share(repeats: int) -> None:
     """The process in one training step of the quickstart's shape: 4 layers of 128, 32 x 64 characters."""
     x0 = torch.randint(27, (32, 64))
-    t = torch.randint(1, NUM_STEPS + 1, (32,))
+    losses = {"VariationalBound": VariationalBound(), "AuxiliaryBound": AuxiliaryBound()}
     for name, num_states in (("absorbing", 28), ("uniform", 27)):
         process = DiscreteDiffusion(KERNELS[name].example(num_states, NUM_STEPS))
         network = TransformerDenoiser(
@@ -149,30 +184,30 @@ def process_share(repeats: int) -> None:
         optimizer = torch.optim.AdamW(network.parameters(), fused=True)
         logits = torch.randn(32, 64, num_states, requires_grad=True)
 
-        def bound(output: Tensor, process: DiscreteDiffusion = process) -> Tensor:
-            x_t, s = process.q_sample(x0, t), t - 1
-            return process.posterior(x0, x_t, s, t).kl(process.reverse(output, x_t, s, t)).sum()
+        def given(x_t: Tensor, t: Tensor, logits: Tensor = logits) -> Tensor:
+            return logits
 
-        def part(logits: Tensor = logits, bound: Callable[[Tensor], Tensor] = bound) -> None:
-            bound(logits).backward()
-            logits.grad = None
+        def step(loss: Objective, process: DiscreteDiffusion, network: Callable[..., Tensor]) -> None:
+            loss(process, network, x0).sum().backward()
 
-        def whole(
-            network: TransformerDenoiser = network,
-            optimizer: torch.optim.Optimizer = optimizer,
-            process: DiscreteDiffusion = process,
-        ) -> None:
-            x_t, s = process.q_sample(x0, t), t - 1
-            output = network(x_t, t)
-            process.posterior(x0, x_t, s, t).kl(process.reverse(output, x_t, s, t)).sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        for title, loss in losses.items():
 
-        ms = alternate({"part": part, "whole": whole}, repeats)
-        print(
-            f"process part of a training step, {name}: {ms['part']:.2f} of {ms['whole']:.1f} ms, "
-            f"{100 * ms['part'] / ms['whole']:.1f} %"
-        )
+            def whole(
+                loss: Objective = loss,
+                process: DiscreteDiffusion = process,
+                network: TransformerDenoiser = network,
+                optimizer: torch.optim.Optimizer = optimizer,
+            ) -> None:
+                step(loss, process, network)
+                optimizer.step()
+                optimizer.zero_grad()
+
+            part = functools.partial(step, loss, process, given)
+            ms = alternate({"part": part, "whole": whole}, repeats)
+            print(
+                f"process part of a training step, {name}, {title}: {ms['part']:.2f} of {ms['whole']:.1f} ms, "
+                f"{100 * ms['part'] / ms['whole']:.1f} %"
+            )
 
 
 def main() -> None:
@@ -189,9 +224,11 @@ def main() -> None:
         f"{today}, torch {torch.__version__}, {args.threads} threads, {platform.processor() or platform.machine()}"
     )
     print(
-        f"medians of {args.repeats} alternating rounds; T = {NUM_STEPS} (dense at K = 8192: {DENSE_STEPS[8192]})\n"
+        f"medians of {args.repeats} alternating rounds; 5 at K = 8192; T = {NUM_STEPS} (dense at K = 8192: {DENSE_STEPS[8192]})\n"
     )
     kernel_rows(args.repeats)
+    print()
+    corruption_rows(args.repeats)
     print()
     process_share(args.repeats)
 

@@ -57,15 +57,6 @@ class AbsorbingTransition(RankOneTransition):
         super().__init__(PointLaw(num_states, self.mask), num_steps, schedule or ReciprocalSchedule())
         self.law: PointLaw
 
-    def reachable(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """See the base class."""
-        alpha_bar = self.alpha_bars[t]
-        kept, lost = x_t == x0, x_t == self.mask
-        if bool(((alpha_bar == 0) | (alpha_bar == 1)).any()):  # nothing is kept, or nothing lost yet
-            kept = kept & expand(alpha_bar > 0, x0)
-            lost = lost & expand(alpha_bar < 1, x0) | (kept & lost)
-        return kept.logical_or_(lost)
-
     def _reveal_rate(self, s: Tensor, t: Tensor, like: Tensor) -> Tensor:
         before, after = self.alpha_bars[s], self.alpha_bars[t]
         lost = (1 - after).clamp_(min=torch.finfo(torch.float64).tiny)  # where it is 0, so is what is divided

@@ -96,11 +96,26 @@ class Blend(Categorical):
 
 
 class Bridge(Blend):
-    r"""A posterior :math:`q(x_s | x_t, x_0)` that remembers its times, so that it knows its own reverse step."""
+    r"""A posterior :math:`q(x_s | x_t, x_0)`; it remembers its times, and so knows its own reverse step.
 
-    def __init__(self, times: tuple[Tensor, Tensor], *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.times = times
+    Args:
+        law: The background's law.
+        x0: The target.
+        x_t: Where the spike stands.
+        times: s and t.
+        solve: Gives the weights (a, b, c); called when they are first asked for, which the bound never does.
+    """
+
+    def __init__(
+        self, law: Law, x0: Tensor, x_t: Tensor, times: tuple[Tensor, Tensor], solve: Callable[[], Weights]
+    ) -> None:
+        self.law, self.target, self.x_t, self.times, self.solve = law, x0, x_t, times, solve
+        self.shape = x0.shape
+
+    @cached_property
+    def weights(self) -> Weights:  # type: ignore[override]
+        """(a, b, c), float64."""
+        return self.solve()
 
     def kl(self, other: Distribution) -> Tensor:
         """See the base class; one pass over K against the reverse step of the same times, where it has one."""

@@ -28,6 +28,10 @@ class Law(ABC):
     def at(self, x: Tensor) -> Tensor:
         r""":math:`\pi_x`, broadcastable against x (B, \*)."""
 
+    def occurs(self, x: Tensor) -> Tensor:
+        r"""Where :math:`\pi_x > 0`, bool, broadcastable against x (B, \*)."""
+        return self.at(x) > 0
+
     @abstractmethod
     def sample(self, shape: torch.Size, device: torch.device, generator: torch.Generator | None) -> Tensor:
         """Independent int64 draws."""
@@ -47,7 +51,11 @@ class PointLaw(Law):
 
     def at(self, x: Tensor) -> Tensor:
         """See the base class."""
-        return (x == self.state).double()
+        return self.occurs(x).double()
+
+    def occurs(self, x: Tensor) -> Tensor:
+        """See the base class."""
+        return x == self.state
 
     def sample(self, shape: torch.Size, device: torch.device, generator: torch.Generator | None) -> Tensor:
         """See the base class; draws nothing from the generator."""

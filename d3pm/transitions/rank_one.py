@@ -51,6 +51,11 @@ class RankOneTransition(Transition):
         """See the base class; O(B)."""
         return RankOneOperator(self.keep(s, t), self.law)
 
+    def reachable(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """See the base class; O(1) an entry."""
+        kept, lost = expand(self.alpha_bars[t] > 0, x0), expand(self.alpha_bars[t] < 1, x0)
+        return ((x_t == x0) & kept) | (self.law.occurs(x_t) & lost)
+
     def stationary(self) -> Tensor:
         r""":math:`\pi`."""
         return self.law.probs(torch.device("cpu"))
@@ -85,19 +90,15 @@ class RankOneTransition(Transition):
 
         Expands :math:`(\bar\alpha_s e_{x_0} + (1-\bar\alpha_s)\pi)_j\,(\alpha e_j + (1-\alpha)\pi)_{x_t}`.
         """
+        return Bridge(self.law, x0, x_t, (s, t), partial(self._bridge_weights, x0, x_t, s, t))
+
+    def _bridge_weights(self, x0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Weights:
         signal, alpha = expand(self.alpha_bars[s], x0), expand(self.keep(s, t), x0)
         fresh, same = self.law.at(x_t), x0 == x_t
         evidence = signal * alpha * same + (1 - signal * alpha) * fresh
-        return Bridge(
-            (s, t),
-            self.law,
-            x0.shape,
-            background=(1 - signal) * (1 - alpha) * fresh / evidence,
-            target=x0,
-            weight=signal * ((1 - alpha) * fresh + alpha * same) / evidence,
-            spike=(1 - signal) * alpha * fresh / evidence,
-            x_t=x_t,
-        )
+        a = signal * ((1 - alpha) * fresh + alpha * same) / evidence
+        b = (1 - signal) * (1 - alpha) * fresh / evidence
+        return a, b, (1 - signal) * alpha * fresh / evidence
 
     def belief(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Belief:
         """See the base class."""
