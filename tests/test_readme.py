@@ -61,3 +61,16 @@ def test_the_two_commands_are_targets_of_the_makefile():
 def test_every_config_is_in_the_table():
     for config in (ROOT / "configs").glob("*.yaml"):
         assert f"`{config.name}`" in README
+
+
+def test_nothing_is_left_to_be_filled_in():
+    texts = [
+        README,
+        *(path.read_text() for folder in ("configs", "docs") for path in (ROOT / folder).iterdir()),
+    ]
+    assert not [text for text in texts if "TODO" in text or "_NUMBERS" in text]
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
