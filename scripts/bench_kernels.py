@@ -224,7 +224,8 @@ def main() -> None:
         f"{today}, torch {torch.__version__}, {args.threads} threads, {platform.processor() or platform.machine()}"
     )
     print(
-        f"medians of {args.repeats} alternating rounds; 5 at K = 8192; T = {NUM_STEPS} (dense at K = 8192: {DENSE_STEPS[8192]})\n"
+        f"medians of {args.repeats} alternating rounds, 5 beside dense at K = 8192; "
+        f"T = {NUM_STEPS}, but for dense at K = 8192, where it is {DENSE_STEPS[8192]}\n"
     )
     kernel_rows(args.repeats)
     print()
