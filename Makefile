@@ -1,5 +1,5 @@
 # Two commands for a fresh clone:  make quickstart  and  make test
-# On a GPU machine: `make quickstart TORCH=torch` takes the newest build of PyTorch instead of the CPU one.
+# On a GPU machine: `make quickstart TORCH=torch` takes the newest PyTorch instead of the pinned version.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0

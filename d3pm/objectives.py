@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from d3pm.distributions import uniforms
 from d3pm.errors import ConfigError
 from d3pm.process import Process
 
@@ -159,7 +160,7 @@ def vlb_estimate(
     first = _term_at(process, network, x0, batch_time(1, x0), generator, cond)
     terms = []
     for stratum in range(num_times):
-        place = (stratum + _uniform(x0, generator)) / num_times
+        place = (stratum + uniforms(x0.shape[:1], x0.device, generator)) / num_times
         t = 2 + (place * num_terms).long().clamp(max=num_terms - 1)
         terms.append(_term_at(process, network, x0, t, generator, cond) * (num_terms / num_times))
     return _assemble(process, x0, cond, first, torch.stack(terms, -1))
@@ -171,18 +172,13 @@ def _assemble(process: Process, x0: Tensor, cond: dict[str, Any], first: Tensor,
     return VLB(prior, rest, first, per_example(weights, weights).to(first.dtype))
 
 
-def _uniform(x0: Tensor, generator: torch.Generator | None) -> Tensor:
-    source = generator.device if generator is not None else x0.device
-    return torch.rand(len(x0), generator=generator, device=source, dtype=torch.float64).to(x0.device)
-
-
 def stratified(x0: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Times u in [0, 1), float64 (B,): one in each of B equal strata, in random order.
 
     Each is uniform, so estimates stay unbiased; together they cover [0, 1) evenly, which takes most of the
     variance out of a batch's loss.
     """
-    place = (torch.arange(len(x0), device=x0.device) + _uniform(x0, generator)) / len(x0)
+    place = (torch.arange(len(x0), device=x0.device) + uniforms(x0.shape[:1], x0.device, generator)) / len(x0)
     source = generator.device if generator is not None else x0.device
     order = torch.randperm(len(x0), generator=generator, device=source).to(x0.device)
     return place[order].clamp(max=math.nextafter(1.0, 0.0))
