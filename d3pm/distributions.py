@@ -68,6 +68,12 @@ def safe_log(p: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, p, 1.0).log(), -math.inf)
 
 
+def safe_divide(a: Tensor | float, b: Tensor) -> Tensor:
+    """``a / b`` where b > 0, zero elsewhere; never NaN, on the way back either."""
+    positive = b > 0
+    return torch.where(positive, a / torch.where(positive, b, 1.0), 0.0)
+
+
 def log_add(a: Tensor, b: Tensor) -> Tensor:
     r""":math:`\log(e^a + e^b)`, minus infinity where both are, and with a gradient of zero there instead of NaN."""
     neither = (a == -math.inf) & (b == -math.inf)

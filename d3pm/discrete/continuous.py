@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from d3pm.discrete.process import DiscreteDiffusion
-from d3pm.distributions import Categorical, pick, safe_log
+from d3pm.distributions import Categorical, pick, safe_divide, safe_log
 from d3pm.errors import ConfigError
 from d3pm.objectives import Network, Objective, entries, full_precision, per_example, stratified
 from d3pm.process import Process
@@ -68,7 +68,7 @@ def integrand(process: DiscreteDiffusion, output: Tensor, x0: Tensor, x_u: Tenso
     believed = _ratios(process, belief, alpha_bar, noise, x_u)
     # r (d - log(1 + d)), d the relative excess: second order in the error, with no cancellation as signal fades.
     seen = ratio > 0
-    excess = torch.where(seen, (believed - ratio) / torch.where(seen, ratio, 1.0), 0.0)
+    excess = safe_divide(believed - ratio, ratio)
     near = excess.abs() < 0.5
     far_log = safe_log(believed) - safe_log(ratio)
     log_excess = torch.where(near, torch.where(near, excess, 0.0).log1p(), far_log)
@@ -77,7 +77,7 @@ def integrand(process: DiscreteDiffusion, output: Tensor, x0: Tensor, x_u: Tenso
     fresh = kernel.law.at(
         x_u
     )  # nothing jumps to a state without mass, and nothing is left to learn without signal
-    rate = torch.where(alpha_bar > 0, -slope / torch.where(alpha_bar > 0, alpha_bar, 1.0), 0.0) * fresh
+    rate = safe_divide(-slope, alpha_bar) * fresh
     return torch.where(rate > 0, rate * total, 0.0).to(log_belief.dtype)
 
 

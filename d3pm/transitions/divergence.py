@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from d3pm.distributions import pick, safe_log
+from d3pm.distributions import pick, safe_divide, safe_log
 from d3pm.transitions.laws import Law, UniformLaw
 
 
@@ -55,12 +55,10 @@ def divergence(step: Step, logits: Tensor, known: Tensor, x0: Tensor) -> Tensor:
 
 def _over_law(step: Step, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     r""":math:`\pi` and :math:`\rho / \pi_j`, broadcastable to (B, \*, K); a state without mass weighs nothing."""
-    ratio = torch.where(
-        step.signal < 1, step.signal / torch.where(step.signal < 1, 1 - step.signal, 1.0), 0.0
-    )
+    ratio = safe_divide(step.signal, 1 - step.signal)
     uniform = isinstance(step.law, UniformLaw)
     law = step.law.at(step.x_t).flatten()[:1] if uniform else step.law.probs(step.x_t.device)
-    inverse = torch.where(law > 0, 1 / law, 0.0)
+    inverse = safe_divide(1.0, law)
     return law.to(dtype), (ratio.unsqueeze(-1) * inverse).to(dtype)
 
 

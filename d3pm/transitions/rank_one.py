@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from d3pm.distributions import safe_divide
 from d3pm.schedules import Schedule, betas_from
 from d3pm.tables import Table
 from d3pm.transitions.base import ReverseForm, Transition
@@ -43,9 +44,7 @@ class RankOneTransition(Transition):
     def keep(self, s: Tensor, t: Tensor) -> Tensor:
         r""":math:`\alpha_{t|s}`, the chance to be left alone from s to t, float64 (B,)."""
         before, after = self.alpha_bars[s], self.alpha_bars[t]
-        return torch.where(
-            s == t, 1.0, torch.where(before > 0, after / torch.where(before > 0, before, 1.0), 0.0)
-        )
+        return torch.where(s == t, 1.0, safe_divide(after, before))
 
     def between(self, s: Tensor, t: Tensor) -> RankOneOperator:
         """See the base class; O(B)."""
@@ -135,9 +134,7 @@ def _mixture_weights(
 ) -> Weights:
     r"""Average the posterior's weights over the belief: one case if :math:`x_0 = x_t`, one for all other states."""
     lost = 1 - signal * alpha
-    other = torch.where(
-        lost > 0, 1 / torch.where(lost > 0, lost, 1.0), 0.0
-    )  # 1 / q(x_t | x_0 != x_t), times pi
+    other = safe_divide(1.0, lost)  # 1 / q(x_t | x_0 != x_t), times pi
     same = 1 / (signal * alpha + lost * fresh)
     a = signal * (1 - alpha) * other
     b = (1 - signal) * (1 - alpha) * ((1 - belief_t) * other + belief_t * fresh * same)
