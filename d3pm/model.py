@@ -137,15 +137,14 @@ class DiffusionModel(PreTrainedModel):
             if process is None or network is None:
                 raise ConfigError("DiffusionModel: give process and network, or load with from_pretrained")
             check_states(process, network)
-            parts = {"process": process, "network": network, "objective": objective or VariationalBound()}
+            objective = objective or VariationalBound()
+            parts = {"process": process, "network": network, "objective": objective}
             specs = {name: describe(part, tensors, name) for name, part in parts.items()}
             layout = {n: (list(v.shape), str(v.dtype).removeprefix("torch.")) for n, v in tensors.items()}
             kind = None if codec is None else f"{type(codec).__module__}.{type(codec).__qualname__}"
             config = DiffusionConfig(**specs, codec_class=kind, shape=shape, constants=layout)
-            self_parts = parts
         else:
             network = build(config.network, KINDS)
-            self_parts = {}
         super().__init__(config)
         assert network is not None
         self.network = network
@@ -154,7 +153,8 @@ class DiffusionModel(PreTrainedModel):
         self.codec = codec
         self.shape = tuple(config.shape)
         # Given parts are used as they are; saved ones are built on first use, once the constants are loaded.
-        self.__dict__.update({k: v for k, v in self_parts.items() if k != "network"})
+        if process is not None and objective is not None:
+            self.process, self.objective = process, objective
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -212,6 +212,8 @@ class DiffusionModel(PreTrainedModel):
         """
         if n < 1:
             raise ConfigError(f"the number of samples is {n}: take at least 1")
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}: take at least 1")
         if generator is None and seed is not None:
             generator = torch.Generator().manual_seed(seed)
         was_training, _ = self.training, self.eval()

@@ -203,11 +203,15 @@ class Objective(ABC):
         **cond: Any,
     ) -> Tensor:
         """Draw a stratified t an example, corrupt, call the network once: losses (B,)."""
-        t = 1 + (stratified(x0, generator) * process.num_steps).long()
-        x_t = process.q_sample(x0, t, generator)
+        t, x_t = self.draw(process, x0, generator)
         output = network(x_t, t, **cond)
         with full_precision(x_t):
             return per_example(self.at(process, output, x0, x_t, t), entries(x0, cond))
+
+    def draw(self, process: Process, x0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Times as the network is told them, (B,), and the data corrupted to them."""
+        t = 1 + (stratified(x0, generator) * process.num_steps).long()
+        return t, process.q_sample(x0, t, generator)
 
     @abstractmethod
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:

@@ -178,3 +178,5 @@ class TestRefusals:
     def test_no_samples(self):
         with pytest.raises(ConfigError, match="number of samples is 0"):
             make().sample(0)
+        with pytest.raises(ConfigError, match="batch_size is -1"):
+            make().sample(2, batch_size=-1)

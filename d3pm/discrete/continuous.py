@@ -17,7 +17,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from torch import Tensor
 from d3pm.discrete.process import DiscreteDiffusion
 from d3pm.distributions import Categorical, pick, safe_divide, safe_log
 from d3pm.errors import ConfigError
-from d3pm.objectives import Network, Objective, entries, full_precision, per_example, stratified
+from d3pm.objectives import Objective, stratified
 from d3pm.process import Process
 from d3pm.schedules import Schedule
 from d3pm.transitions.operators import RankOneOperator, expand
@@ -113,26 +113,15 @@ class ContinuousTimeBound(Objective):
 
     is_bound: ClassVar[bool] = True
 
-    def __call__(
-        self,
-        process: Process,
-        network: Network,
-        x0: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-        **cond: Any,
-    ) -> Tensor:
-        """See the base class."""
+    def draw(self, process: Process, x0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """See the base class; fractional times u T."""
         kernel = rank_one(process)
         u = 1 - stratified(x0, generator)
         x_u = RankOneOperator(kernel.schedule.alpha_bar(u), kernel.law).sample(x0, generator)
-        output = network(x_u, u * process.num_steps, **cond)
-        assert isinstance(process, DiscreteDiffusion)
-        with full_precision(x_u):
-            return per_example(integrand(process, output, x0, x_u, u), entries(x0, cond))
+        return u * process.num_steps, x_u
 
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The integrand at u = t / T, so that it combines with other losses: a sum over times, not the integral."""
+        """The integrand at u = t / T. At whole times, as beside another loss, its mean is a sum, not the integral."""
         rank_one(process)
         assert isinstance(process, DiscreteDiffusion)
         return integrand(process, output, x0, x_t, t.double() / process.num_steps)
