@@ -1,4 +1,4 @@
-"""Discrete-state diffusion (D3PM) for text and categorical data.
+"""Diffusion on discrete states (D3PM) and on real numbers (DDPM), behind one interface.
 
 >>> import torch
 >>> process = DiscreteDiffusion(UniformTransition(num_states=5, num_steps=100))
@@ -7,6 +7,7 @@
 torch.Size([2, 8, 5])
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from d3pm.discrete.process import DiscreteDiffusion
@@ -15,12 +16,16 @@ from d3pm.sampling import sample
 from d3pm.transitions import AbsorbingTransition, MarginalTransition, MatrixTransition, UniformTransition
 
 if TYPE_CHECKING:
+    from d3pm.gaussian.process import GaussianDiffusion
     from d3pm.model import DiffusionModel
+
+LAZY = {"DiffusionModel": "d3pm.model", "GaussianDiffusion": "d3pm.gaussian.process"}
 
 __all__ = [
     "AbsorbingTransition",
     "DiffusionModel",
     "DiscreteDiffusion",
+    "GaussianDiffusion",
     "MarginalTransition",
     "MatrixTransition",
     "UniformTransition",
@@ -30,9 +35,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import :class:`DiffusionModel` when asked for: transformers costs seconds."""
-    if name == "DiffusionModel":
-        from d3pm.model import DiffusionModel
-
-        return DiffusionModel
+    """Import when asked for: :class:`DiffusionModel` costs seconds, and each wing stands without the other."""
+    if name in LAZY:
+        return getattr(importlib.import_module(LAZY[name]), name)
     raise AttributeError(f"module 'd3pm' has no attribute {name!r}")

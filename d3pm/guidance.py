@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d3pm.errors import ConfigError
 from d3pm.objectives import Network
 
 
@@ -24,15 +25,29 @@ class ClassifierFreeGuidance:
         null: The keyword arguments that stand for "no condition".
         channels: Guide only the first so many channels (axis 1) and take the others from the conditional
             output: for networks that also give a variance. All if not given.
+        rescale: In [0, 1], how far an example's guided output is drawn back to the spread of the conditional
+            one: large scales overexpose pictures otherwise.
+
+    Raises:
+        ConfigError: If ``rescale`` is outside [0, 1].
 
     References:
         Ho and Salimans, *Classifier-Free Diffusion Guidance*, 2022, section 3.2.
+        Lin et al., *Common Diffusion Noise Schedules and Sample Steps are Flawed*, 2024, section 3.4 (rescaling).
     """
 
     def __init__(
-        self, network: Network, scale: float, null: dict[str, Any], channels: int | None = None
+        self,
+        network: Network,
+        scale: float,
+        null: dict[str, Any],
+        channels: int | None = None,
+        rescale: float = 0.0,
     ) -> None:
+        if not 0 <= rescale <= 1:
+            raise ConfigError(f"rescale is {rescale}: choose it in [0, 1]")
         self.network, self.scale, self.null, self.channels = network, scale, null, channels
+        self.rescale = rescale
 
     def __call__(self, x_t: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """The guided output, in the shape of the network's."""
@@ -42,7 +57,16 @@ class ClassifierFreeGuidance:
         if self.scale == 0 and self.channels is None:
             return unconditional
         conditional = self.network(x_t, t, **cond)
-        guided = unconditional + self.scale * (conditional - unconditional)
-        if self.channels is None:
-            return guided
-        return torch.cat([guided[:, : self.channels], conditional[:, self.channels :]], 1)
+        end = conditional.shape[1] if self.channels is None else self.channels
+        u, c = unconditional[:, :end], conditional[:, :end]
+        guided = rescaled(u + self.scale * (c - u), c, self.rescale)
+        return torch.cat([guided, conditional[:, end:]], 1)
+
+
+def rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
+    """``guided`` with an example's standard deviation moved by ``share`` towards that of ``conditional``."""
+    if share == 0:
+        return guided
+    axes = tuple(range(1, guided.dim()))
+    ratio = conditional.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
+    return guided * (share * ratio + 1 - share)

@@ -24,11 +24,9 @@ from d3pm.errors import CheckpointError, ConfigError, D3PMError
 from d3pm.objectives import VLB, Network, Objective, VariationalBound, vlb_estimate, vlb_terms
 from d3pm.process import Process
 from d3pm.sampling import sample
-from d3pm.schedules import Schedule
-from d3pm.specs import build, describe, find_class
-from d3pm.transitions.base import Transition
+from d3pm.specs import Part, build, describe, find_class
 
-KINDS = (Process, Transition, Schedule, Objective, torch.nn.Module, PretrainedConfig)
+KINDS = (Part, torch.nn.Module, PretrainedConfig)
 
 
 class DiffusionConfig(PretrainedConfig):
@@ -136,7 +134,7 @@ class DiffusionModel(PreTrainedModel):
         if config is None:
             if process is None or network is None:
                 raise ConfigError("DiffusionModel: give process and network, or load with from_pretrained")
-            check_states(process, network)
+            process.check_network(network, shape)
             objective = objective or VariationalBound()
             parts = {"process": process, "network": network, "objective": objective}
             specs = {name: describe(part, tensors, name) for name, part in parts.items()}
@@ -181,9 +179,7 @@ class DiffusionModel(PreTrainedModel):
         """
         cond.pop("num_items_in_batch", None)  # what a trainer counts is of no use to a bound
         nats = self.objective(self.process, self.network, x0, generator=generator, **cond)
-        mask = cond.get("attention_mask")
-        dims = x0[0].numel() * len(x0) if mask is None else mask.sum()
-        return DiffusionOutput(loss=nats.sum() / dims, losses=nats)
+        return DiffusionOutput(loss=nats.sum() / self.objective.count(x0, cond).sum(), losses=nats)
 
     @torch.no_grad()
     def sample(
@@ -297,7 +293,7 @@ class DiffusionModel(PreTrainedModel):
                     raise CheckpointError(
                         f"{problem.replace('_', ' ')} in the weights: {names}; save the model again"
                     )
-            check_states(model.process, model.network)
+            model.process.check_network(model.network, model.shape)
             if model.config.codec_class is not None:
                 kind = find_class(model.config.codec_class)
                 if not issubclass(kind, Codec):
@@ -311,12 +307,3 @@ class DiffusionModel(PreTrainedModel):
                 f"{path} cannot be read as a model ({type(error).__name__}: {reason})"
             ) from error
         return model
-
-
-def check_states(process: Process, network: torch.nn.Module) -> None:
-    """Refuse a network that speaks of another number of states than the process."""
-    wanted, given = getattr(process, "num_states", None), getattr(network, "num_states", None)
-    if wanted is not None and given is not None and wanted != given:
-        raise ConfigError(
-            f"network.num_states is {given}, the transition has num_states={wanted}: make them equal"
-        )

@@ -28,6 +28,7 @@ from torch import Tensor
 from d3pm.distributions import uniforms
 from d3pm.errors import ConfigError
 from d3pm.process import Process
+from d3pm.specs import Part
 
 Network = Callable[..., Tensor]
 
@@ -80,9 +81,10 @@ def per_example(values: Tensor, weights: Tensor) -> Tensor:
     return values.reshape(len(values), -1).sum(1)
 
 
-def batch_time(t: int, x0: Tensor) -> Tensor:
-    """One time for the whole batch, int64 (B,)."""
-    return torch.full((len(x0),), t, dtype=torch.int64, device=x0.device)
+def batch_time(t: int | float, x0: Tensor) -> Tensor:
+    """One time for the whole batch, (B,): int64, or float64 between whole steps."""
+    dtype = torch.int64 if isinstance(t, int) else torch.float64
+    return torch.full((len(x0),), t, dtype=dtype, device=x0.device)
 
 
 def full_precision(x: Tensor) -> torch.autocast:
@@ -184,14 +186,16 @@ def stratified(x0: Tensor, generator: torch.Generator | None = None) -> Tensor:
     return place[order].clamp(max=math.nextafter(1.0, 0.0))
 
 
-class Objective(ABC):
+class Objective(Part, ABC):
     """A loss of an example, in nats, from one time drawn for it.
 
     Attributes:
         is_bound: Whether its mean is the bound itself, and may be read as such.
+        classifies: Whether it trains a classifier, which has neither a bound nor samples.
     """
 
     is_bound: ClassVar[bool] = False
+    classifies: ClassVar[bool] = False
 
     def __call__(
         self,
@@ -207,6 +211,11 @@ class Objective(ABC):
         output = network(x_t, t, **cond)
         with full_precision(x_t):
             return per_example(self.at(process, output, x0, x_t, t), entries(x0, cond))
+
+    def count(self, x0: Tensor, cond: dict[str, Any]) -> Tensor:
+        """How many entries an example's loss is the sum over, (B,)."""
+        weights = entries(x0, cond)
+        return per_example(weights, weights)
 
     def draw(self, process: Process, x0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Times as the network is told them, (B,), and the data corrupted to them."""

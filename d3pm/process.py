@@ -8,21 +8,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from d3pm.data.base import Codec
 from d3pm.distributions import Distribution
+from d3pm.specs import Part
 
 
-class Process(ABC):
+class Process(Part, ABC):
     """A diffusion: no network and no hidden state inside.
 
     Attributes:
         num_steps: T.
+        fractional: Whether times between whole steps have a meaning too; they are then float tensors.
     """
 
     num_steps: int
+    fractional: ClassVar[bool] = False
 
     @classmethod
     def example(cls) -> Sequence[Process]:
@@ -53,8 +58,20 @@ class Process(ABC):
         r"""Corrupt the data: :math:`x_t \sim q(x_t | x_0)`."""
         return self.marginal(x0, t).sample(generator)
 
+    def step(
+        self, output: Tensor, x_t: Tensor, s: Tensor, t: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        r"""One ancestral step, :math:`x_s \sim p_\theta(x_s | x_t)`; at s = 0 shown as the process prefers."""
+        return self.reverse(output, x_t, s, t).sample(generator)
+
     def hold(
         self, x_s: Tensor, x0: Tensor, known: Tensor, s: Tensor, generator: torch.Generator | None
     ) -> Tensor:
         r"""Put known data back into a sample on its way: noised to time s, or as the process prefers."""
         return torch.where(known, self.q_sample(x0, s, generator), x_s)
+
+    def check_network(self, network: torch.nn.Module, shape: Sequence[int]) -> None:
+        """Refuse (ConfigError) a network that does not fit this process and data of this shape."""
+
+    def check_codec(self, codec: Codec) -> None:
+        """Refuse (ConfigError) data written in symbols that this process does not speak."""

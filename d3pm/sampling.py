@@ -6,8 +6,10 @@ is needed for skipping steps.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,43 +17,51 @@ import torch
 from torch import Tensor
 
 from d3pm.errors import ConfigError
+from d3pm.grids import Grid, cosine_grid, uniform_grid
 from d3pm.objectives import Network, batch_time, full_precision
 from d3pm.process import Process
+from d3pm.specs import Part
 
-Grid = Callable[[int, int], list[int]]
-
-
-def uniform_grid(num_steps: int, steps: int) -> list[int]:
-    """Times T = t_S > … > t_0 = 0, evenly spaced.
-
-    >>> uniform_grid(1000, 4)
-    [1000, 750, 500, 250, 0]
-    """
-    return _grid(num_steps, [i / steps for i in range(steps, -1, -1)])
+Time = int | float
 
 
-def cosine_grid(num_steps: int, steps: int) -> list[int]:
-    r"""Times :math:`T \cos(\frac{\pi}{2} (1 - i/S))` turned round: small steps first, where little is known yet.
+class Sampler(Part, ABC):
+    """How one step down is taken. Subclasses keep no state, or give a fresh copy of themselves for every run."""
 
-    With the absorbing kernel's linear schedule this reveals few tokens in the first steps and more later.
+    def begin(self) -> Sampler:
+        """The sampler of one run: itself, unless it remembers earlier steps."""
+        return self
 
-    References:
-        Shi et al. (MD4), 2024, section 6.
+    @abstractmethod
+    def step(
+        self,
+        process: Process,
+        network: Network,
+        x_t: Tensor,
+        s: Tensor,
+        t: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """From :math:`x_t` to :math:`x_s`; ``network(x_t, t)`` knows its conditions, s < t are (B,)."""
 
-    >>> cosine_grid(1000, 4)
-    [1000, 924, 707, 383, 0]
-    """
-    return _grid(num_steps, [math.sin(math.pi / 2 * i / steps) for i in range(steps, -1, -1)])
 
+@dataclass(frozen=True)
+class Ancestral(Sampler):
+    r"""Draw :math:`x_s \sim p_\theta(x_s | x_t)`: one network call a step, for any process."""
 
-def _grid(num_steps: int, places: Sequence[float]) -> list[int]:
-    """Round to whole times, pushing apart those that fall together: always len(places) - 1 steps."""
-    steps = len(places) - 1
-    times = [round(num_steps * u) for u in places]
-    times[0] = num_steps
-    for i in range(1, steps + 1):
-        times[i] = max(min(times[i], times[i - 1] - 1), steps - i)
-    return times
+    def step(
+        self,
+        process: Process,
+        network: Network,
+        x_t: Tensor,
+        s: Tensor,
+        t: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """See the base class."""
+        output = network(x_t, t)
+        with full_precision(x_t):
+            return process.step(output, x_t, s, t, generator)
 
 
 def sample(
@@ -59,28 +69,32 @@ def sample(
     network: Network,
     shape: Sequence[int],
     *,
-    steps: int | Sequence[int] | None = None,
+    steps: int | Sequence[Time] | None = None,
     grid: Grid = uniform_grid,
+    sampler: Sampler = Ancestral(),
+    x_T: Tensor | None = None,
     generator: torch.Generator | None = None,
     known: Tensor | None = None,
     x0: Tensor | None = None,
     device: torch.device | str | None = None,
-    watch: Callable[[int, Tensor], None] | None = None,
+    watch: Callable[[Time, Tensor], None] | None = None,
     progress: bool = False,
     **cond: Any,
 ) -> Tensor:
-    r"""Ancestral sampling: draw :math:`x_s \sim p_\theta(x_s | x_t)` down the grid; one network call a step.
+    r"""Draw data: from :math:`x_T \sim p(x_T)` down the grid of times, ancestrally or as ``sampler`` says.
 
     Args:
         process: The diffusion.
         network: ``network(x_t, t, **cond)``.
         shape: Of the batch, (B, \*).
-        steps: S <= T; or the times themselves, from T down to 0; T if not given.
-        grid: Places S steps in T, e.g. :func:`uniform_grid`, :func:`cosine_grid`.
+        steps: S <= T; or the times themselves, falling from T (or a little below) to 0; T if not given.
+        grid: Places S steps in T: a function of :mod:`d3pm.grids`.
+        sampler: Takes the steps.
+        x_T: The latent to start from, instead of a draw from the prior.
         generator: Equal seeds give equal samples.
         known: Entries to be held at ``x0``, bool (B, \*): prompts and infilling.
         x0: Their values; other entries are not read.
-        device: Where to sample; that of ``x0``, the generator, or the network's parameters if not given.
+        device: Where to sample; that of ``x_T``, ``x0``, the network's parameters or the generator if not given.
         watch: Called with (s, x_s) after every step.
         progress: Show a progress bar.
         **cond: Passed to the network.
@@ -89,20 +103,21 @@ def sample(
         :math:`x_0`, (B, \*).
 
     Raises:
-        ConfigError: If the steps are not whole numbers falling from T to 0, or only one of known and x0 is given.
+        ConfigError: If the steps do not fall from at most T to 0, lie between the process's whole times without
+            its leave, or only one of known and x0 is given.
     """
-    times = _times(process.num_steps, steps, grid)
+    times = _times(process, steps, grid)
     if (known is None) != (x0 is None):
         raise ConfigError("known and x0 go together: give both, or neither")
-    place = _device(network, generator, x0) if device is None else torch.device(device)
+    if x_T is not None and tuple(x_T.shape) != tuple(shape):
+        raise ConfigError(f"x_T has shape {tuple(x_T.shape)}, the samples {tuple(shape)}: make them equal")
+    place = _device(network, generator, x_T if x0 is None else x0) if device is None else torch.device(device)
+    conditioned, stepper = partial(network, **cond), sampler.begin()
     with torch.no_grad():
-        x = process.prior(tuple(shape), place).sample(generator)
+        x = process.prior(tuple(shape), place).sample(generator) if x_T is None else x_T.to(place)
         x = _held(process, x, x0, known, times[0], generator)
-        for t, s in _bar(list(pairwise(times)), progress):
-            t_batch, s_batch = batch_time(t, x), batch_time(s, x)
-            output = network(x, t_batch, **cond)
-            with full_precision(x):
-                x = process.reverse(output, x, s_batch, t_batch).sample(generator)
+        for t, s in _bar(times, progress):
+            x = stepper.step(process, conditioned, x, batch_time(s, x), batch_time(t, x), generator)
             x = _held(process, x, x0, known, s, generator)
             if watch is not None:
                 watch(s, x)
@@ -114,7 +129,7 @@ def _held(
     x: Tensor,
     x0: Tensor | None,
     known: Tensor | None,
-    s: int,
+    s: Time,
     generator: torch.Generator | None,
 ) -> Tensor:
     if known is None or x0 is None:
@@ -122,15 +137,18 @@ def _held(
     return process.hold(x, x0.to(x.device), known.to(x.device), batch_time(s, x), generator)
 
 
-def _times(num_steps: int, steps: int | Sequence[int] | None, grid: Grid) -> list[int]:
+def _times(process: Process, steps: int | Sequence[Time] | None, grid: Grid) -> list[Time]:
+    num_steps = process.num_steps
     steps = num_steps if steps is None else steps
     if isinstance(steps, int):
         if not 1 <= steps <= num_steps:
             raise ConfigError(f"steps is {steps}: this process has T={num_steps}, choose 1 .. {num_steps}")
-        return grid(num_steps, steps)
+        return list(grid(num_steps, steps))
     times = list(steps)
-    if len(times) < 2 or times[0] != num_steps or times[-1] != 0 or any(a <= b for a, b in pairwise(times)):
-        raise ConfigError(f"steps is {times}: times must fall from T={num_steps} to 0")
+    if len(times) < 2 or times[0] > num_steps or times[-1] != 0 or any(a <= b for a, b in pairwise(times)):
+        raise ConfigError(f"steps is {times}: times must fall from T={num_steps}, or below, to 0")
+    if not process.fractional and any(not isinstance(t, int) for t in times):
+        raise ConfigError(f"steps is {times}: {type(process).__name__} has whole times only")
     return times
 
 
@@ -143,9 +161,13 @@ def _device(network: Network, generator: torch.Generator | None, x0: Tensor | No
     return generator.device if generator is not None else torch.device("cpu")
 
 
-def _bar(pairs: list[tuple[int, int]], progress: bool) -> Any:
+def _bar(times: list[Time], progress: bool) -> Iterable[tuple[Time, Time]]:
+    steps: list[tuple[Time, Time]] = list(pairwise(times))
     if not progress:
-        return pairs
+        return steps
     from tqdm import tqdm
 
-    return tqdm(pairs, desc="sampling", unit="step")
+    return tqdm(steps, desc="sampling", unit="step")
+
+
+__all__ = ["Ancestral", "Grid", "Sampler", "cosine_grid", "sample", "uniform_grid"]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from d3pm.errors import ConfigError
+from d3pm.specs import Part
 
 
 def betas_from(alpha_bars: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ def betas_from(alpha_bars: Tensor) -> Tensor:
     return torch.where(before > 0, 1 - after / torch.where(before > 0, before, 1.0), 1.0)
 
 
-class Schedule(ABC):
+class Schedule(Part, ABC):
     r"""A decreasing map :math:`\bar\alpha: [0, 1] \to [0, 1]` with :math:`\bar\alpha(0) = 1`."""
 
     max_beta: float = 1.0
@@ -111,10 +112,10 @@ class LinearSchedule(Schedule):
         check_steps(num_steps)
         scale = 1000 / num_steps
         betas = torch.linspace(scale * self.first, scale * self.last, num_steps, dtype=torch.float64)
-        if betas.max() >= 1:
+        if scale * self.last >= 1:
             least = math.floor(1000 * self.last) + 1
             raise ConfigError(
-                f"LinearSchedule at num_steps={num_steps} scales beta to {betas.max().item():.4g}, not below 1: "
+                f"LinearSchedule at num_steps={num_steps} scales beta to {scale * self.last:.4g}, not below 1: "
                 f"take at least {least} steps, or another schedule"
             )
         return survival(betas)
@@ -200,6 +201,88 @@ class PolynomialSchedule(Schedule):
     def alpha_bar(self, u: Tensor) -> Tensor:
         """See the class."""
         return 1 - torch.as_tensor(u, dtype=torch.float64) ** self.power
+
+
+@dataclass(frozen=True)
+class SigmoidSchedule(Schedule):
+    r""":math:`\bar\alpha(u) \propto \sigma(-(a + (b - a) u)/\tau) - \sigma(-b/\tau)`, 1 at u = 0 and 0 at u = 1.
+
+    Gentle at both ends: large pictures keep more of their detail for longer than under a cosine. Clipped to
+    :math:`\beta \le 0.999`.
+
+    Args:
+        start: a.
+        end: b, above a.
+        temperature: :math:`\tau`; smaller is steeper.
+
+    Raises:
+        ConfigError: If ``end`` is not above ``start``, or the temperature not above 0.
+
+    References:
+        Jabri et al., *Scalable Adaptive Computation for Iterative Generation*, 2023, section 3;
+        Chen, *On the Importance of Noise Scheduling for Diffusion Models*, 2023, algorithm 1.
+    """
+
+    start: float = -3.0
+    end: float = 3.0
+    temperature: float = 1.0
+    max_beta: float = 0.999
+
+    def __post_init__(self) -> None:
+        if not (self.end > self.start and self.temperature > 0):
+            raise ConfigError(
+                f"SigmoidSchedule has start {self.start}, end {self.end}, temperature {self.temperature}: "
+                "give start < end and a temperature above 0"
+            )
+
+    def alpha_bar(self, u: Tensor) -> Tensor:
+        """See the class."""
+        u = torch.as_tensor(u, dtype=torch.float64)
+        first, last = (1 / (1 + math.exp(edge / self.temperature)) for edge in (self.start, self.end))
+        value = torch.sigmoid(-(self.start + (self.end - self.start) * u) / self.temperature)
+        return ((value - last) / (first - last)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class ZeroTerminalSNR(Schedule):
+    r"""Another schedule with :math:`\sqrt{\bar\alpha}` shifted and scaled to end at exactly 0.
+
+    .. math:: \sqrt{\bar\alpha'_t} = \sqrt{\bar\alpha_1}\,
+              \frac{\sqrt{\bar\alpha_t} - \sqrt{\bar\alpha_T}}{\sqrt{\bar\alpha_1} - \sqrt{\bar\alpha_T}}
+
+    keeps the first step as it was. Sampling then starts from what training saw at T; it has to visit T (the
+    uniform grid does), and the network to predict v or x0: the noise is undefined there.
+
+    Args:
+        base: The schedule to be shifted.
+
+    Raises:
+        ConfigError: If ``num_steps`` is 1: the first step cannot both stay and end at 0.
+
+    References:
+        Lin et al., *Common Diffusion Noise Schedules and Sample Steps are Flawed*, 2024, section 3.1, algorithm 1.
+    """
+
+    base: Schedule
+
+    @classmethod
+    def example(cls) -> ZeroTerminalSNR:
+        """Ho et al.'s schedule, shifted."""
+        return cls(LinearSchedule())
+
+    def alpha_bar(self, u: Tensor) -> Tensor:
+        """See the class; the limit of many steps, where the first one is at u = 0."""
+        u = torch.as_tensor(u, dtype=torch.float64)
+        kept, last = self.base.alpha_bar(u).sqrt(), self.base.alpha_bar(torch.ones_like(u)).sqrt()
+        return ((kept - last) / (1 - last)) ** 2
+
+    def alpha_bars(self, num_steps: int) -> Tensor:
+        """See the class."""
+        kept = self.base.alpha_bars(num_steps).sqrt()
+        if num_steps < 2:
+            raise ConfigError(f"ZeroTerminalSNR at num_steps={num_steps}: take at least 2 steps")
+        shifted = (kept[1] * (kept - kept[-1]) / (kept[1] - kept[-1])) ** 2
+        return torch.cat([kept.new_ones(1), shifted[1:]])
 
 
 class Informed(Protocol):

@@ -18,6 +18,10 @@ Spec = dict[str, Any]
 PLAIN = (str, int, float, bool, type(None))
 
 
+class Part:
+    """What a saved model may be made of, besides networks: a class under this one may be named in its config."""
+
+
 def describe(value: Any, tensors: dict[str, Tensor] | None = None, name: str = "") -> Any:
     """Plain data from which :func:`build` makes an equal object.
 

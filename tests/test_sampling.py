@@ -90,7 +90,7 @@ def test_under_masks_the_known_stand_from_the_start_and_the_rest_is_revealed_at_
 
 
 def test_bad_steps_are_refused_in_one_line():
-    for steps in (0, T + 1, [T, 5], [T, 5, 5, 0], [T - 1, 0]):
+    for steps in (0, T + 1, [T, 5], [T, 5, 5, 0], [T + 1, 0], [T, 1.5, 0]):
         with pytest.raises(ConfigError, match="steps is") as error:
             sample(ABSORBING, network, (1, 2), steps=steps)
         assert "\n" not in str(error.value)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from d3pm.data.base import Codec
 from d3pm.distributions import Categorical
 from d3pm.errors import ConfigError, D3PMError
 from d3pm.process import Process
@@ -103,6 +104,28 @@ class DiscreteDiffusion(Process):
             return torch.where(known, x0, x_s)
         return super().hold(x_s, x0, known, s, generator)
 
+    def check_network(self, network: torch.nn.Module, shape: Sequence[int]) -> None:
+        """Refuse a network that speaks of another number of states."""
+        given = getattr(network, "num_states", None)
+        if given is not None and given != self.num_states:
+            raise ConfigError(
+                f"network.num_states is {given}, the transition has num_states={self.num_states}: make them equal"
+            )
+
+    def check_codec(self, codec: Codec) -> None:
+        """Refuse data whose symbols are not the kernel's states, a mask of the kernel's own aside."""
+        symbols, mask = codec.num_symbols, self.transition.absorbing_state
+        wanted = symbols + (mask is not None and mask != _own_mask(codec))
+        if self.num_states != wanted:
+            raise ConfigError(
+                f"process: num_states is {self.num_states}, but the data has {symbols} symbols"
+                f"{' and the kernel a mask' if mask is not None else ''}: set num_states to {wanted}"
+            )
+        if mask is not None and wanted > symbols != mask:
+            raise ConfigError(
+                f"process: mask_index is {mask}, which the data uses: leave it at -1, the last state"
+            )
+
     def _check_reachable(self, x0: Tensor, x_t: Tensor, t: Tensor) -> None:
         reachable = self.transition.reachable(x0, x_t, t)
         if not bool(reachable.all()):
@@ -111,3 +134,8 @@ class DiscreteDiffusion(Process):
                 f"posterior: x_t={int(x_t[entry])} cannot come from x_0={int(x0[entry])} at t={int(t[entry[0]])} "
                 f"(entry {list(entry)}): draw x_t with q_sample from the same x_0 and t"
             )
+
+
+def _own_mask(codec: Codec) -> int | None:
+    """The mask that is among the codec's symbols already: that of a tokenizer made for masked language models."""
+    return getattr(getattr(codec, "tokenizer", None), "mask_token_id", None)

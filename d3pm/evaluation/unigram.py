@@ -5,20 +5,23 @@ import math
 import torch
 from torch.utils.data import Dataset
 
+from d3pm.data.base import Codec
 from d3pm.data.unigram import frequencies
 
 
-def unigram_entropy(data: Dataset, num_symbols: int) -> float:
+def unigram_entropy(data: Dataset, num_symbols: int, codec: Codec | None = None) -> float:
     """Bits a symbol of ``data`` under the frequencies of ``data`` itself, padding left out.
 
-    Any dataset of ``{"x0", "attention_mask"?}`` will do; it is read once.
+    Any dataset of ``{"x0", "attention_mask"?}`` will do; it is read once. Rows of floats need the ``codec``
+    that knows their symbols: for pictures the result is bits a channel of a pixel (bits/dim).
 
     Raises:
-        DataError: If there is no symbol in it, or one that is not below ``num_symbols``.
+        DataError: If there is no symbol in it, or one that is not below ``num_symbols``, or rows are of floats
+            and there is no codec.
 
     Examples:
         >>> unigram_entropy([{"x0": torch.tensor([0, 0, 1, 2])}], num_symbols=4)
         1.5
     """
-    law = frequencies(data, num_symbols)
+    law = frequencies(data, num_symbols, codec)
     return torch.special.entr(law).sum().item() / math.log(2)

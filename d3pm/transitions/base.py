@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from d3pm.distributions import Categorical, safe_log
+from d3pm.specs import Part
 from d3pm.transitions.operators import Operator, expand
 
 ReverseForm = Literal["d3pm", "mixture"]
 
 
-class Transition(ABC):
+class Transition(Part, ABC):
     r"""A Markov chain of T steps on K states.
 
     Attributes:

@@ -1,0 +1,141 @@
+r"""Which times a loss is taken at: wrappers of an objective, whose own choice is one stratified time an example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d3pm.distributions import draw, uniforms
+from d3pm.errors import ConfigError
+from d3pm.objectives import Network, Objective, entries, full_precision, per_example
+from d3pm.process import Process
+
+
+@dataclass(frozen=True)
+class UniformTimes(Objective):
+    """The same loss at independent uniform times 1 … T: the textbook form; stratified times vary less.
+
+    Args:
+        base: A loss.
+    """
+
+    base: Objective
+
+    @property
+    def is_bound(self) -> bool:  # type: ignore[override]
+        """That of the base."""
+        return self.base.is_bound
+
+    def count(self, x0: Tensor, cond: dict[str, Any]) -> Tensor:
+        """See the base class."""
+        return self.base.count(x0, cond)
+
+    def draw(self, process: Process, x0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """See the base class."""
+        t = 1 + (uniforms(x0.shape[:1], x0.device, generator) * process.num_steps).long()
+        return t, process.q_sample(x0, t, generator)
+
+    def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """See the base class."""
+        return self.base.at(process, output, x0, x_t, t)
+
+
+class ImportanceTimes(torch.nn.Module, Objective):
+    r"""The same loss at times drawn with :math:`p_t \propto \sqrt{\mathrm E[L_t^2]}`, weighted by :math:`1/(T p_t)`.
+
+    The mean over t stays what it was; its variance falls where the terms differ by orders of magnitude, as those
+    of the bound do. The expectation is over the last ``history`` losses of each t; until every t has as many,
+    times are uniform. The history is saved with the model, so a resumed run goes on exactly. With several
+    processes it is that of the first.
+
+    Args:
+        base: A loss at whole times.
+        num_steps: T of the process.
+        history: Losses remembered for each t.
+        floor: Share of the draws that stay uniform, so that no t is forgotten.
+
+    References:
+        Nichol and Dhariwal, *Improved DDPM*, 2021, section 3.3.
+    """
+
+    losses: Tensor
+    seen: Tensor
+
+    def __init__(self, base: Objective, num_steps: int, history: int = 10, floor: float = 0.001) -> None:
+        super().__init__()
+        if num_steps < 1:
+            raise ConfigError(f"num_steps is {num_steps}: give T of the process, at least 1")
+        if history < 1:
+            raise ConfigError(f"history is {history}: remember at least 1 loss")
+        if not 0 < floor <= 1:
+            raise ConfigError(f"floor is {floor}: choose it in (0, 1]")
+        self.base, self.num_steps, self.history, self.floor = base, num_steps, history, floor
+        self.register_buffer("losses", torch.zeros(num_steps, history, dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros(num_steps, dtype=torch.int64))
+
+    @property
+    def is_bound(self) -> bool:  # type: ignore[override]
+        """That of the base."""
+        return self.base.is_bound
+
+    def count(self, x0: Tensor, cond: dict[str, Any]) -> Tensor:
+        """See the base class."""
+        return self.base.count(x0, cond)
+
+    def probabilities(self) -> Tensor:
+        """:math:`p_t` for t = 1 … T, float64 (T,)."""
+        uniform = torch.full_like(self.losses[:, 0], 1 / self.num_steps)
+        weights = self.losses.square().mean(1).sqrt()
+        full = (self.seen >= self.history).all() & (weights.sum() > 0)
+        learned = weights / weights.sum().clamp(min=torch.finfo(torch.float64).tiny)
+        return torch.where(full, (1 - self.floor) * learned + self.floor * uniform, uniform)
+
+    def forward(
+        self,
+        process: Process,
+        network: Network,
+        x0: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        **cond: Any,
+    ) -> Tensor:
+        """Draw a t an example, corrupt, call the network once, remember: weighted losses (B,)."""
+        if process.num_steps != self.num_steps:
+            raise ConfigError(
+                f"objective.num_steps is {self.num_steps}, the process has {process.num_steps}: make them equal"
+            )
+        p = self.probabilities()
+        u = uniforms(x0.shape[:1], x0.device, generator)
+        index = draw(p.expand(len(u), -1), u)
+        t = index + 1
+        x_t = process.q_sample(x0, t, generator)
+        output = network(x_t, t, **cond)
+        with full_precision(x_t):
+            losses = per_example(self.at(process, output, x0, x_t, t), entries(x0, cond))
+        self.remember(index, losses.detach() / self.count(x0, cond))
+        return losses * (1 / (self.num_steps * p[index])).to(losses.dtype)
+
+    @torch.no_grad()
+    def remember(self, index: Tensor, losses: Tensor) -> None:
+        """Keep the losses (B,) of the times ``index`` + 1, the oldest of each t first to go.
+
+        Of several of one t in a batch the last ``history`` in the batch's order count as the newest.
+        """
+        rank = (index[:, None] == index[None, :]).tril(-1).sum(1)  # how many of the same t came before
+        place = (self.seen[index] + rank) % self.history
+        self.losses[index, place] = losses.double()
+        self.seen.index_add_(0, index, torch.ones_like(index))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """See :meth:`forward`."""
+        return torch.nn.Module.__call__(self, *args, **kwargs)
+
+    def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """See the base class."""
+        return self.base.at(process, output, x0, x_t, t)
+
+
+__all__ = ["ImportanceTimes", "UniformTimes"]
