@@ -1,6 +1,20 @@
-"""Networks that look at a ruined row of states and give logits over the states it may have come from."""
+"""Networks that look at ruined data, and the time, and say what it may have come from.
 
+Rows of states go in and logits over states come out, or images go in and images (or classes) come out. What
+the numbers mean is not the network's business: the process that it is used with knows.
+"""
+
+from d3pm.networks.classifier import ImageClassifier
+from d3pm.networks.image_transformer import ImageTransformer
 from d3pm.networks.masked_lm import MaskedLMDenoiser
 from d3pm.networks.transformer import TransformerDenoiser
+from d3pm.networks.unet import DiffusersUNet, UNetDenoiser
 
-__all__ = ["MaskedLMDenoiser", "TransformerDenoiser"]
+__all__ = [
+    "DiffusersUNet",
+    "ImageClassifier",
+    "ImageTransformer",
+    "MaskedLMDenoiser",
+    "TransformerDenoiser",
+    "UNetDenoiser",
+]
