@@ -1,8 +1,10 @@
-"""Data: rows of integers, with a codec back. Text here; pictures and tables fit the same two classes."""
+"""Data: rows of integers or of floats, with a codec back. Text and pictures; tables fit the same two classes."""
 
 from d3pm.data.base import Codec, DataSource
 from d3pm.data.blocks import PaddedDocuments, TokenBlocks
 from d3pm.data.codec import TextCodec
+from d3pm.data.image_codec import ImageCodec
+from d3pm.data.images import ImageData
 from d3pm.data.normalize import text8_normalize
 from d3pm.data.text import TextData
 from d3pm.data.unigram import frequencies
@@ -10,6 +12,8 @@ from d3pm.data.unigram import frequencies
 __all__ = [
     "Codec",
     "DataSource",
+    "ImageCodec",
+    "ImageData",
     "PaddedDocuments",
     "TextCodec",
     "TextData",

@@ -1,4 +1,4 @@
-"""What data is to the rest of the package: rows of integers, and a codec that turns them back.
+"""What data is to the rest of the package: rows of integers or of floats, and a codec that turns them back.
 
 Text, images and tables fit the same two classes. A :class:`Codec` knows the symbols, a
 :class:`DataSource` knows where the rows come from; neither knows anything of diffusion.
@@ -15,12 +15,14 @@ SPLITS = ("train", "validation", "test")
 
 
 class Codec(ABC):
-    """A lossless code between things people read (a text, a picture, a row) and integers.
+    """A lossless code between things people read (a text, a picture, a row) and tensors.
 
-    Data symbols are ``0 … num_symbols - 1``. The integer ``num_symbols`` itself, the state that an
-    absorbing kernel adds, is never the result of :meth:`encode`, but :meth:`decode` shows it.
+    Every entry of a row stands for one of ``num_symbols`` symbols. A row of integers (text) holds the symbols
+    ``0 … num_symbols - 1`` themselves; a row of floats (a picture) holds a value for each, and
+    :meth:`symbols` tells which. The integer ``num_symbols`` itself, the state that an absorbing kernel adds,
+    is never the result of :meth:`encode`, but :meth:`decode` of integers shows it.
 
-    Two codecs are equal if both write each item in the same symbols and read them alike: one that was
+    Two codecs are equal if both write each item in the same entries and read them alike: one that was
     saved and loaded equals the first, another one of as many symbols does not.
     """
 
@@ -28,7 +30,7 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, item: Any) -> Tensor:
-        """One item to its int64 symbols, e.g. a text of n characters to ``(n,)``.
+        """One item to its row: a text of n characters to int64 ``(n,)``, a picture to float32 ``(C, H, W)``.
 
         Raises:
             DataError: If the item holds a symbol the codec does not know: which, where, what is known.
@@ -36,7 +38,11 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, x: Tensor) -> list[Any]:
-        """A batch of symbols ``(B, *)`` back to ``B`` items; a masked entry stays visible."""
+        """A batch of rows ``(B, *)`` back to ``B`` items; a masked entry stays visible."""
+
+    def symbols(self, x: Tensor) -> Tensor:
+        """Which symbol each entry of ``x`` stands for: int64, of the same shape; integers are symbols already."""
+        return x
 
     @abstractmethod
     def __eq__(self, other: object) -> bool:
@@ -57,7 +63,7 @@ class DataSource(ABC):
 
     Attributes:
         codec: The code of one row.
-        shape: The shape of one row, e.g. ``(256,)`` for text or ``(H, W, C)`` for pictures.
+        shape: The shape of one row, e.g. ``(256,)`` for text or ``(C, H, W)`` for pictures.
     """
 
     codec: Codec
@@ -65,7 +71,11 @@ class DataSource(ABC):
 
     @abstractmethod
     def split(self, name: str) -> Dataset[dict[str, Tensor]]:
-        """``"train"``, ``"validation"`` or ``"test"``: a map-style dataset of ``{"x0": int64 shape}``."""
+        """``"train"``, ``"validation"`` or ``"test"``: a map-style dataset of ``{"x0": shape, …}``.
+
+        ``x0`` is int64 symbols or float32 values, as the codec's :meth:`Codec.encode` makes them. What else
+        an item holds (an ``attention_mask``, ``labels``) is handed to the network under its name.
+        """
 
     @abstractmethod
     def describe(self) -> str:

@@ -4,17 +4,24 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from d3pm.data.base import Codec
 from d3pm.errors import DataError
 
 
-def frequencies(data: Dataset[dict[str, Tensor]], num_symbols: int) -> Tensor:
+def frequencies(data: Dataset[dict[str, Tensor]], num_symbols: int, codec: Codec | None = None) -> Tensor:
     """How often each symbol occurs in the rows of ``data``, float64 ``(num_symbols,)`` with sum one.
 
     Any dataset of ``{"x0", "attention_mask"?}`` will do; padding is left out. All rows are read once
     (10⁸ tokens in seconds). The law fits ``MarginalTransition`` and ``MutualInformationSchedule``.
 
+    Args:
+        data: The rows.
+        num_symbols: How many symbols there are.
+        codec: What knows the symbol of each entry; rows of integers need none, rows of floats do.
+
     Raises:
-        DataError: If there is no symbol, or one that is not below ``num_symbols``.
+        DataError: If there is no symbol, or one that is not below ``num_symbols``, or rows are of floats and
+            there is no codec.
 
     Examples:
         >>> from d3pm.data import TokenBlocks
@@ -23,17 +30,21 @@ def frequencies(data: Dataset[dict[str, Tensor]], num_symbols: int) -> Tensor:
         [0.25, 0.75, 0.0]
     """
     counts = torch.zeros(num_symbols, dtype=torch.int64)
-    generator = torch.Generator()  # a loader draws a seed: not from the global one
-    for batch in DataLoader(data, batch_size=512, collate_fn=default_collate, generator=generator):
-        symbols = batch["x0"]
-        if "attention_mask" in batch:
-            symbols = symbols[batch["attention_mask"].bool()]
-        found = torch.bincount(symbols.flatten(), minlength=num_symbols)
-        if len(found) > num_symbols:
-            raise DataError(
-                f"num_symbols: {num_symbols} is too few for token {len(found) - 1}: use the data's own codec"
-            )
-        counts += found
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # a loader draws a seed, data may flip: not from the global generator
+        for batch in DataLoader(data, batch_size=512, collate_fn=default_collate):
+            symbols = batch["x0"] if codec is None else codec.symbols(batch["x0"])
+            if symbols.is_floating_point():
+                raise DataError(f"codec: rows of {symbols.dtype} are no symbols: give the data's own codec")
+            if "attention_mask" in batch:
+                symbols = symbols[batch["attention_mask"].bool()]
+            found = torch.bincount(symbols.flatten(), minlength=num_symbols)
+            if len(found) > num_symbols:
+                raise DataError(
+                    f"num_symbols: {num_symbols} is too few for token {len(found) - 1}: use the data's own codec"
+                )
+            counts += found
     if not counts.any():
         raise DataError("data: there is no symbol in it, so it has no frequencies: give more")
     return counts.double() / counts.sum()

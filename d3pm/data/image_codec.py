@@ -1,0 +1,215 @@
+"""Pictures as numbers: grey levels as even steps in [-1, 1], without loss."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d3pm.data.base import Codec
+from d3pm.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MODES = {1: "L", 3: "RGB"}
+"""What Pillow calls a picture of so many channels."""
+
+FILE = "image_codec.json"
+
+
+class ImageCodec(Codec):
+    r"""Pictures to float32 ``(C, H, W)`` in [-1, 1] and back, as a JSON file beside the model.
+
+    .. math::
+        x = \frac{2 v}{\text{levels} - 1} - 1, \qquad v \in \{0, …, \text{levels} - 1\}
+
+    The levels are ``levels`` even steps that begin in -1 and end in 1, both exactly. :meth:`decode` takes the
+    nearest one, so it gives back what was encoded, and what a sampler left between two levels (or beyond the
+    ends) becomes a picture. All costs are O(1) an entry.
+
+    Args:
+        shape: Channels (1: grey, 3: colour), height and width of a picture.
+        levels: Grey levels a channel has: 256 for photographs and MNIST, 17 for scikit-learn's digits.
+
+    Raises:
+        ConfigError: If the shape is none of a picture, or ``levels`` do not fit 8 bits.
+
+    References:
+        Ho et al., *Denoising Diffusion Probabilistic Models*, 2020, section 3.3: the scaling to [-1, 1].
+
+    Examples:
+        >>> codec = ImageCodec((1, 2, 2), levels=5)
+        >>> x = codec.encode(np.array([[0, 1], [2, 4]]))
+        >>> x.tolist()
+        [[[-1.0, -0.5], [0.0, 1.0]]]
+        >>> codec.symbols(x).tolist()
+        [[[0, 1], [2, 4]]]
+        >>> np.asarray(codec.decode(x[None])[0]).tolist()  # shown as 8-bit grey
+        [[0, 64], [128, 255]]
+    """
+
+    def __init__(self, shape: Sequence[int], levels: int = 256) -> None:
+        if len(shape) != 3 or shape[0] not in MODES or min(shape) < 1:
+            raise ConfigError(
+                f"shape: {tuple(shape)} is none of a picture: give (channels, height, width), 1 or 3 channels"
+            )
+        if not 2 <= levels <= 256:
+            raise ConfigError(f"levels: {levels} do not fit 8-bit pictures: give 2 … 256")
+        self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
+        self.levels = levels
+        self.num_symbols = levels
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both write pictures of one shape in the same levels."""
+        if not isinstance(other, ImageCodec):
+            return NotImplemented
+        return (self.shape, self.levels) == (other.shape, other.levels)
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.levels))
+
+    def encode(self, item: Any) -> Tensor:
+        """One picture to float32 ``(C, H, W)`` in [-1, 1].
+
+        Args:
+            item: Integers ``(H, W)`` or ``(H, W, C)`` in ``0 … levels - 1``; or a Pillow image (8 bits a
+                channel), whose values go to the nearest of ``levels`` levels: what :meth:`decode` made
+                comes back as it was.
+
+        Raises:
+            DataError: If the size, the channels, the type or a value does not fit.
+        """
+        shown = _pillow_array(item, MODES[self.shape[0]])
+        levels = np.asarray(item) if shown is None else requantize(shown, 256, self.levels)
+        return self.values(torch.from_numpy(self._checked(levels).transpose(2, 0, 1)))
+
+    def values(self, symbols: Tensor) -> Tensor:
+        """The value in [-1, 1] of each grey level, float32 of the same shape."""
+        ends = self.levels - 1
+        # Both sides of the division are whole numbers, so the result is the float nearest to the true value.
+        return (2 * symbols.to(torch.float32) - ends) / ends
+
+    def symbols(self, x: Tensor) -> Tensor:
+        """The grey level nearest to each entry, int64 of the same shape; beyond the ends it is 0 or levels - 1.
+
+        Raises:
+            DataError: If ``x`` holds integers, or values that are not finite.
+        """
+        if not x.is_floating_point():
+            raise DataError(f"x: {x.dtype} is no picture in [-1, 1]: give floats")
+        if not x.isfinite().all():
+            wrong = int((~x.isfinite()).sum())
+            raise DataError(
+                f"x: {wrong} of {x.numel()} entries are not finite: the model or the sampler diverged, "
+                f"so train longer or lower the learning rate"
+            )
+        values = x.detach().to(
+            torch.promote_types(x.dtype, torch.float32)
+        )  # halves cannot tell 256 levels apart
+        return ((values + 1) * ((self.levels - 1) / 2)).round_().clamp_(0, self.levels - 1).to(torch.int64)
+
+    def decode(self, x: Tensor) -> "list[Image]":
+        """Pictures ``(B, C, H, W)`` of any device and float type to ``B`` 8-bit Pillow images.
+
+        Height and width may be other ones than the codec's: a convolutional network draws any size.
+
+        Raises:
+            DataError: If ``x`` has another rank or other channels, is not of floats, or not finite.
+        """
+        from PIL import Image
+
+        if x.ndim != 4 or x.shape[1] != self.shape[0]:
+            raise DataError(
+                f"x: {tuple(x.shape)} is no batch of pictures of {self.shape[0]} channels: give (B, C, H, W)"
+            )
+        shown = requantize(self.symbols(x).cpu().numpy(), self.levels, 256).transpose(0, 2, 3, 1)
+        shown = shown[..., 0] if self.shape[0] == 1 else shown
+        return [Image.fromarray(np.ascontiguousarray(row)) for row in shown]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``image_codec.json``."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        record = {"shape": list(self.shape), "levels": self.levels}
+        (Path(folder) / FILE).write_text(json.dumps(record) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> Self:
+        """The codec of a folder or of a repository on the hub.
+
+        Raises:
+            DataError: If there is none, it cannot be read, or the hub is out of reach.
+        """
+        file = Path(name).expanduser() / FILE
+        if not file.parent.is_dir():
+            file = _download(str(name))
+        try:
+            record = json.loads(file.read_text())
+            return cls(record["shape"], record["levels"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"codec: {file} cannot be read ({reason}): write one with codec.save_pretrained(folder)"
+            ) from error
+
+    def _checked(self, levels: np.ndarray) -> np.ndarray:
+        """Levels uint8 ``(H, W, C)`` of which all is right, a copy."""
+        channels, height, width = self.shape
+        if levels.dtype == bool or not np.issubdtype(levels.dtype, np.integer):
+            raise DataError(
+                f"image: {levels.dtype} values are no grey levels: give integers 0 … {self.levels - 1} "
+                f"or a Pillow image (floats in [-1, 1] need no encoding)"
+            )
+        if levels.ndim == 2:
+            levels = levels[..., None]
+        if levels.shape != (height, width, channels):
+            raise DataError(
+                f"image: shape {levels.shape} is not (height, width, channels) = "
+                f"{(height, width, channels)}: resize or convert it, or use the codec of its own size"
+            )
+        if levels.min() < 0 or levels.max() >= self.levels:
+            raise DataError(
+                f"image: values {levels.min()} … {levels.max()} lie outside 0 … {self.levels - 1}: "
+                f"give grey levels, or a codec of more levels"
+            )
+        return levels.astype(np.uint8)
+
+
+def requantize(levels: np.ndarray, before: int, after: int) -> np.ndarray:
+    """Each of ``before`` even levels to the nearest of ``after`` even ones, uint8; up and down again loses nothing.
+
+    Examples:
+        >>> requantize(np.array([0, 1, 2, 3, 4]), 5, 3).tolist()
+        [0, 1, 1, 2, 2]
+    """
+    if before == after:
+        return levels.astype(np.uint8, copy=False)
+    table = (2 * np.arange(before) * (after - 1) + before - 1) // (2 * (before - 1))
+    return table.astype(np.uint8)[levels]
+
+
+def _pillow_array(item: Any, mode: str) -> np.ndarray | None:
+    """The 8-bit values of a Pillow image, None for anything else."""
+    from PIL.Image import Image
+
+    if not isinstance(item, Image):
+        return None
+    if item.mode != mode:
+        raise DataError(f"image: its mode is {item.mode}, not {mode}: give image.convert('{mode}')")
+    return np.asarray(item)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, FILE))
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"codec: {name!r} is no folder and cannot be had from the hub ({reason}): "
+            f"give a folder that holds {FILE}, or a hub name"
+        ) from error
