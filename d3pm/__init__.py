@@ -10,16 +10,20 @@ torch.Size([2, 8, 5])
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from d3pm.discrete.process import DiscreteDiffusion
 from d3pm.objectives import vlb_terms
 from d3pm.sampling import sample
 from d3pm.transitions import AbsorbingTransition, MarginalTransition, MatrixTransition, UniformTransition
 
 if TYPE_CHECKING:
+    from d3pm.discrete.process import DiscreteDiffusion
     from d3pm.gaussian.process import GaussianDiffusion
     from d3pm.model import DiffusionModel
 
-LAZY = {"DiffusionModel": "d3pm.model", "GaussianDiffusion": "d3pm.gaussian.process"}
+LAZY = {
+    "DiffusionModel": "d3pm.model",
+    "DiscreteDiffusion": "d3pm.discrete.process",
+    "GaussianDiffusion": "d3pm.gaussian.process",
+}
 
 __all__ = [
     "AbsorbingTransition",

@@ -2,6 +2,7 @@ r"""FastDPM's variable noise levels: choose S variances, then find the (fraction
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -30,15 +31,15 @@ def noise_levels(
         raise ConfigError(f"steps is {steps}: take at least 1")
     if kind not in ("linear", "quadratic"):
         raise ConfigError(f"kind is {kind!r}: choose 'linear' or 'quadratic'")
-    last = float(process.alpha_bar(torch.tensor([process.num_steps])))
-    if last <= 0:
+    if process.ends_without_signal:
         raise ConfigError("noise_levels: the schedule ends at alpha_bar 0: use a grid of whole times instead")
     shape = torch.arange(1, steps + 1, dtype=torch.float64) ** (1 if kind == "linear" else 2)
     shape = shape / shape[-1]
+    last = math.log(float(process.alpha_bar(torch.tensor([process.num_steps]))))
     low, high = 0.0, 1.0  # of eta_S, the largest
     for _ in range(200):
         middle = (low + high) / 2
-        below = float(torch.log1p(-middle * shape).sum()) < torch.tensor(last).double().log()
+        below = float(torch.log1p(-middle * shape).sum()) < last
         low, high = (low, middle) if below else (middle, high)
     alpha_bars = torch.cumprod(1 - (low + high) / 2 * shape, 0)
     times = process.time(alpha_bars).tolist()

@@ -62,6 +62,11 @@ class NoiseError(Objective):
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See the base class."""
         process = gaussian(process, self)
+        if process.ends_without_signal:
+            raise ConfigError(
+                "objective NoiseError: the schedule ends at alpha_bar 0, where the noise says nothing about the data: "
+                "use MeanError or VariationalBound"
+            )
         at_s, at_t = process.alpha_bar(t - 1), process.alpha_bar(t)
         scale = like((1 - at_t / at_s) / (at_t / at_s * (1 - at_t)).sqrt(), x_t)
         error = noise_error(process, output, x0, x_t, t)

@@ -96,6 +96,7 @@ class GaussianDiffusion(Process):
         self.prediction, self.variance = prediction, variance
         self.threshold, self.levels, self.decoder, self.checked = threshold, levels, decoder, checked
         alpha_bars = schedule.alpha_bars(num_steps)
+        self.ends_without_signal = float(alpha_bars[-1]) <= 0
         self._check_schedule(alpha_bars)
         self._alpha_bars = Table(alpha_bars)
         self._angles = Table(torch.atan2((1 - alpha_bars).sqrt(), alpha_bars.sqrt()))
@@ -294,7 +295,7 @@ class GaussianDiffusion(Process):
                 f"schedule: alpha_bar does not fall at t={t}, where a step would add no noise: take fewer steps or "
                 "another schedule"
             )
-        if self.prediction == "eps" and alpha_bars[-1] <= 0:
+        if self.prediction == "eps" and self.ends_without_signal:
             raise ConfigError(
                 f"prediction is 'eps', but {type(self.schedule).__name__} ends at alpha_bar 0, where the noise says "
                 "nothing about the data: take 'v' or 'x0', or a schedule that ends above 0"

@@ -9,7 +9,9 @@ from torch.testing import assert_close
 
 from d3pm import DiscreteDiffusion
 from d3pm.errors import D3PMError
+from d3pm.objectives import vlb_estimate, vlb_terms
 from d3pm.process import Process
+from d3pm.sampling import sample
 from d3pm.schedules import CosineSchedule, ReciprocalSchedule
 from d3pm.transitions import AbsorbingTransition, MatrixTransition, UniformTransition
 from d3pm.transitions.base import Transition
@@ -25,11 +27,42 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
+def batch(process: Process) -> torch.Tensor:
+    """Data of either kind, float64 where it is real."""
+    if hasattr(process, "num_states"):
+        states = [x for x in range(process.num_states) if x != process.transition.absorbing_state]
+        return torch.tensor(states)[torch.randint(len(states), (6, 2, 4), generator=generator(10))]
+    return torch.rand(6, 2, 4, generator=generator(10), dtype=torch.float64) * 2 - 1
+
+
+def stranger(process: Process):
+    """A network that knows nothing, and says something else at every place and time."""
+
+    def network(x_t, t, **cond):
+        discrete = hasattr(process, "num_states")
+        channels = 2 * x_t.shape[1] if getattr(process, "variance", "") == "learned_range" else x_t.shape[1]
+        shape = (*x_t.shape, process.num_states) if discrete else (len(x_t), channels, *x_t.shape[2:])
+        noise = torch.randn(shape, generator=generator(11), dtype=torch.float64)
+        return noise + 0.1 * t.view(-1, *[1] * (noise.dim() - 1))
+
+    return network
+
+
+def of(process: Process) -> str:
+    return "-".join([type(process).__name__, *(v for v in vars(process).values() if isinstance(v, str))])
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=of)
 class TestEveryProcess:
     """Laws that need no knowledge of what the data look like."""
 
     shape = (4, 6)
+
+    def pairs(self, process):
+        """(s, t) for an example each: 0 and the last steps among them."""
+        T = process.num_steps
+        t = torch.tensor([1, T, T, 2, T - 1, T])
+        return torch.tensor([0, T - 1, 0, 1, 1, 1]), t
 
     def test_prior_has_the_shape_and_obeys_the_generator(self, process):
         prior = process.prior(self.shape)
@@ -45,6 +78,71 @@ class TestEveryProcess:
 
     def test_time_is_counted(self, process):
         assert process.num_steps >= 1
+
+    def test_at_no_time_nothing_has_happened(self, process):
+        x0 = batch(process)
+        zero = torch.zeros(len(x0), dtype=torch.int64)
+        assert torch.equal(process.q_sample(x0, zero, generator(2)), x0)
+        assert torch.equal(process.marginal(x0, zero).mode, x0)
+
+    def test_the_posterior_at_the_start_is_the_data(self, process):
+        x0, (_, t) = batch(process), self.pairs(process)
+        x_t = process.q_sample(x0, t, generator(3))
+        law = process.posterior(x0, x_t, torch.zeros_like(t), t)
+        assert_close(law.mode, x0, rtol=0, atol=1e-12)
+        assert_close(law.sample(generator(4)), x0, rtol=0, atol=1e-12)
+
+    def test_what_it_predicts_is_the_reverse_step_to_the_data(self, process):
+        x0, (_, t) = batch(process), self.pairs(process)
+        x_t = process.q_sample(x0, t, generator(3))
+        output = stranger(process)(x_t, t)
+        step = process.reverse(output, x_t, torch.zeros_like(t), t)
+        assert_close(process.predict(output, x_t, t).log_prob(x0), step.log_prob(x0))
+
+    def test_at_the_data_the_divergence_is_the_surprise(self, process):
+        """In a batch of mixed times too: those at s = 0 are not disturbed by the others."""
+        x0, (s, t) = batch(process), self.pairs(process)
+        x_t = process.q_sample(x0, t, generator(3))
+        law = process.reverse(stranger(process)(x_t, t), x_t, s, t)
+        value, first = process.posterior(x0, x_t, s, t).kl(law), s == 0
+        assert_close(value[first], -law.log_prob(x0)[first])
+        assert (value > -1e-12).all()
+        assert torch.isfinite(value).all()
+
+    def test_a_step_obeys_the_generator_and_each_example_has_its_own_time(self, process):
+        x0, (s, t) = batch(process), self.pairs(process)
+        x_t = process.q_sample(x0, t, generator(3))
+        output = stranger(process)(x_t, t)
+        x_s = process.step(output, x_t, s, t, generator(5))
+        assert x_s.shape == x_t.shape
+        assert torch.equal(x_s, process.step(output, x_t, s, t, generator(5)))
+        together = process.reverse(output, x_t, s, t)
+        for i in range(len(t)):
+            one = slice(i, i + 1)
+            alone = process.reverse(output[one], x_t[one], s[one], t[one])
+            assert_close(alone.log_prob(x_s[one]), together.log_prob(x_s)[one])
+
+    def test_the_bound_is_finite_and_its_estimate_agrees(self, process):
+        x0 = batch(process).repeat(40, 1, 1)
+        exact = vlb_terms(process, stranger(process), x0, generator=generator(6))
+        rough = vlb_estimate(process, stranger(process), x0, num_times=1, generator=generator(7))
+        assert torch.isfinite(exact.total).all()
+        error = (exact.total.std() ** 2 + rough.total.std() ** 2).sqrt() / len(x0) ** 0.5
+        assert float(exact.total.mean()) == pytest.approx(float(rough.total.mean()), abs=5 * float(error))
+
+    @pytest.mark.parametrize("steps", [None, 2])
+    def test_samples_come_from_the_shared_loop(self, process, steps):
+        x0 = batch(process)
+        options = {"steps": steps, "generator": generator(8)}
+        x = sample(process, stranger(process), tuple(x0.shape), **options)
+        assert x.shape == x0.shape
+        assert torch.isfinite(x.double()).all()
+        again = sample(process, stranger(process), tuple(x0.shape), **{**options, "generator": generator(8)})
+        assert torch.equal(x, again)
+        known = torch.zeros_like(x0, dtype=torch.bool)
+        known[:, 0] = True
+        held = sample(process, stranger(process), tuple(x0.shape), known=known, x0=x0, steps=steps)
+        assert_close(held[known], x0[known].to(held.dtype), rtol=0, atol=1e-6)
 
 
 def test_some_process_is_found():

@@ -9,8 +9,8 @@ from oracle import chi_square
 from torch import Tensor
 from torch.testing import assert_close
 
+from d3pm import GaussianDiffusion
 from d3pm.distributions import DiscretizedNormal, Normal
-from d3pm.gaussian.process import GaussianDiffusion
 from d3pm.schedules import LinearSchedule
 
 LEVELS = [2, 17, 256]

@@ -7,7 +7,7 @@ import torch
 from mixture import Mixture
 from torch import Tensor
 
-from d3pm.gaussian.process import GaussianDiffusion
+from d3pm import GaussianDiffusion
 from d3pm.gaussian.rate_distortion import rate_distortion
 from d3pm.objectives import prior_term, step_term, vlb_estimate, vlb_terms
 from d3pm.schedules import CosineSchedule, LinearSchedule

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from d3pm import GaussianDiffusion
 from d3pm.distributions import DiscretizedNormal
-from d3pm.gaussian.process import GaussianDiffusion
 from d3pm.grids import leading_grid, quadratic_grid, trailing_grid
 from d3pm.objectives import prior_term
 from d3pm.schedules import CosineSchedule, LinearSchedule, SigmoidSchedule, ZeroTerminalSNR

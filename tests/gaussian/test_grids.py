@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from d3pm import sampling
+from d3pm import GaussianDiffusion, sampling
 from d3pm.errors import ConfigError
 from d3pm.gaussian.ddim import DDIM
-from d3pm.gaussian.process import GaussianDiffusion
 from d3pm.grids import (
     cosine_grid,
     leading_grid,

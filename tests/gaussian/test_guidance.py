@@ -8,11 +8,11 @@ from mixture import Mixture
 from torch import Tensor
 from torch.testing import assert_close
 
+from d3pm import GaussianDiffusion
 from d3pm.errors import ConfigError
 from d3pm.gaussian.classifier_guidance import ClassifierGuidance, GuidedAncestral
 from d3pm.gaussian.ddim import DDIM
 from d3pm.gaussian.heun import Heun
-from d3pm.gaussian.process import GaussianDiffusion
 from d3pm.gaussian.threshold import Clip
 from d3pm.guidance import ClassifierFreeGuidance
 from d3pm.sampling import Ancestral, sample

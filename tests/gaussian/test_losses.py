@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from d3pm import AbsorbingTransition, DiscreteDiffusion
+from d3pm import AbsorbingTransition, DiscreteDiffusion, GaussianDiffusion
 from d3pm.errors import ConfigError
 from d3pm.gaussian.objectives import (
     ContinuousSimpleError,
@@ -16,10 +16,9 @@ from d3pm.gaussian.objectives import (
     NoiseError,
     SimpleError,
 )
-from d3pm.gaussian.process import GaussianDiffusion
 from d3pm.gaussian.threshold import Clip
 from d3pm.objectives import VariationalBound, vlb_terms
-from d3pm.schedules import CosineSchedule, LinearSchedule
+from d3pm.schedules import CosineSchedule, LinearSchedule, ReciprocalSchedule
 
 PREDICTIONS = ["eps", "x0", "v", "mean"]
 STEPS = 50
@@ -210,6 +209,28 @@ class TestHybrid:
         process = plain()
         with pytest.raises(ConfigError, match="learned_range"):
             LearnedVarianceHybrid().at(process, *situation(process))
+
+
+class TestNothingLeft:
+    """A schedule that ends without signal: x_T is noise alone, the bound's last term is still finite."""
+
+    @pytest.mark.parametrize("prediction", ["v", "x0", "mean"])
+    @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+    def test_the_others_go_on(self, prediction, variance):
+        process = plain(schedule=ReciprocalSchedule(), prediction=prediction, variance=variance)
+        case = situation(process)
+        beta, small = variances(process, case[-1])
+        constant = 0.5 * (small / beta - 1 - (small / beta).log()) if variance == "fixed_large" else 0.0
+        bound = VariationalBound().at(process, *case)
+        assert bound.isfinite().all()
+        assert_close(MeanError().at(process, *case) + process.num_steps * constant, bound, **CLOSE)
+        assert SimpleError().at(process, *case).isfinite().all()
+
+    def test_the_noise_says_nothing_there_and_its_weight_is_infinite(self):
+        process = plain(schedule=ReciprocalSchedule(), prediction="v")
+        with pytest.raises(ConfigError, match="MeanError") as caught:
+            NoiseError().at(process, *situation(process))
+        assert "\n" not in str(caught.value)
 
 
 class TestAsTrainingLosses:

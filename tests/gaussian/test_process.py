@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from d3pm import GaussianDiffusion
 from d3pm.distributions import Normal
 from d3pm.errors import D3PMError
-from d3pm.gaussian.process import GaussianDiffusion
 from d3pm.gaussian.threshold import Clip, DynamicThreshold
 from d3pm.schedules import CosineSchedule, LinearSchedule, ReciprocalSchedule
 
@@ -441,6 +441,24 @@ class TestMistakes:
             plain(variance="learned_range").reverse(normals(2, 3, 4, 4), x_t, t - 1, t)
         with self.refuses("channels", "3", "6"):
             plain().reverse(normals(2, 6, 4, 4), x_t, t - 1, t)
+
+    @pytest.mark.parametrize(
+        ("field", "value"), [("in_channels", 1), ("out_channels", 3), ("size", 16)], ids=lambda v: str(v)
+    )
+    def test_networks_that_do_not_fit_the_data(self, field, value):
+        """The second half of the output's channels is the variance."""
+        network = torch.nn.Identity()
+        network.in_channels, network.out_channels, network.size = 3, 6, 8
+        process = plain(variance="learned_range")
+        process.check_network(network, (3, 8, 8))
+        setattr(network, field, value)
+        with self.refuses(field, str(value)):
+            process.check_network(network, (3, 8, 8))
+
+    def test_whole_numbers_are_not_pictures(self):
+        process = GaussianDiffusion(LinearSchedule(), num_steps=STEPS)
+        with self.refuses("x0", "float"):
+            process.q_sample(torch.zeros(1, 1, 2, 2, dtype=torch.int64), torch.tensor([1]), seeded())
 
     @pytest.mark.parametrize("value", [1.01, -255.0, math.nan])
     def test_images_outside_the_range(self, value):

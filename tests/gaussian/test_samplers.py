@@ -10,13 +10,12 @@ from mixture import Mixture
 from torch import Tensor
 from torch.testing import assert_close
 
-from d3pm import AbsorbingTransition, DiscreteDiffusion
+from d3pm import AbsorbingTransition, DiscreteDiffusion, GaussianDiffusion
 from d3pm.errors import ConfigError
 from d3pm.gaussian.ddim import DDIM, invert, slerp
 from d3pm.gaussian.dpm_solver import DPMSolver
 from d3pm.gaussian.heun import Heun
 from d3pm.gaussian.levels import noise_levels
-from d3pm.gaussian.process import GaussianDiffusion
 from d3pm.gaussian.threshold import Clip, DynamicThreshold
 from d3pm.grids import quadratic_grid, uniform_grid
 from d3pm.sampling import Ancestral, sample
@@ -458,7 +457,6 @@ class TestMultistep:
         for times in ([900, 50], [900, 500, 50], [900, 850, 300, 51, 50]):
             found = run(sampler, process, network, x, times)
             assert_close(found, exact, **CLOSE)
-
 
     def test_a_fresh_run_forgets_the_last(self):
         process, x, used = plain(), normals(4, 1), DPMSolver()

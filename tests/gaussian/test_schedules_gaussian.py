@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from d3pm import GaussianDiffusion
 from d3pm.errors import ConfigError
-from d3pm.gaussian.process import GaussianDiffusion
 from d3pm.schedules import CosineSchedule, LinearSchedule, SigmoidSchedule, ZeroTerminalSNR
 
 BASES = [LinearSchedule(), CosineSchedule(), SigmoidSchedule()]

@@ -9,9 +9,9 @@ from scipy.stats import chi2
 from torch import Tensor
 from torch.testing import assert_close
 
+from d3pm import GaussianDiffusion
 from d3pm.errors import ConfigError
 from d3pm.gaussian.objectives import LearnedVarianceHybrid, SimpleError
-from d3pm.gaussian.process import GaussianDiffusion
 from d3pm.objectives import Objective, VariationalBound
 from d3pm.schedules import CosineSchedule
 from d3pm.time_sampling import ImportanceTimes, UniformTimes
@@ -127,18 +127,26 @@ class TestImportance:
         assert_close(objective.probabilities(), expected, rtol=1e-9, atol=0)
         assert float(objective.probabilities().sum()) == pytest.approx(1, abs=1e-12)
 
-    def test_the_mean_of_squares_is_taken_not_the_square_of_the_mean(self):
-        """Losses +a and -a in turn: their mean is 0, their size is not."""
-        base = Known(SIZES)
+    def test_it_is_the_mean_of_the_squares(self):
+        """Every second loss of the even times is 0: their mean size halves, their root mean square does not."""
+        base = Known(torch.ones(STEPS, dtype=torch.float64))
         objective = ImportanceTimes(base, STEPS, floor=1e-9)
-        sign = 1.0
-        for seed in range(400):
-            base.values = SIZES * sign
-            objective(process(), network, data(1), generator=seeded(seed))
-            sign = -sign
-            if objective.probabilities().max() > 0.3:
+        for turn in range(400):
+            base.values = torch.tensor([1.0, 2.0 * (turn % 2)] * (STEPS // 2), dtype=torch.float64)
+            for t in range(STEPS):  # exactly one loss of each time, by the seed that draws it
+                objective(process(), network, data(1), generator=seeded(self.seed_for(t)))
+            if objective.probabilities().max() > 1.01 / STEPS:
                 break
-        assert_close(objective.probabilities(), SIZES / SIZES.sum(), rtol=1e-6, atol=0)
+        root = torch.tensor([1.0, math.sqrt(2)] * (STEPS // 2), dtype=torch.float64)
+        assert_close(objective.probabilities(), root / root.sum(), rtol=1e-6, atol=0)
+
+    def seed_for(self, index: int) -> int:
+        """A seed whose first uniform falls into this time while all are equally likely."""
+        for seed in range(1000):
+            u = float(torch.rand(1, generator=seeded(seed), dtype=torch.float64))
+            if int(u * STEPS) == index:
+                return seed
+        raise AssertionError("no seed found")
 
     def test_weights_keep_the_estimate_unbiased(self):
         """E of L_t / (T p_t) over p is the plain mean of L_t: the weights are exactly 1 / (T p_t)."""
