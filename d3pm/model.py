@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -150,24 +149,33 @@ class DiffusionModel(PreTrainedModel):
         self.constants.put(tensors)
         self.codec = codec
         self.shape = tuple(config.shape)
-        # Given parts are used as they are; saved ones are built on first use, once the constants are loaded.
-        if process is not None and objective is not None:
-            self.process, self.objective = process, objective
+        # Given parts are used as they are; saved ones are built on first use, once the constants are loaded. A loss
+        # with a memory of its own is a module: it is there from the start, so that its memory is loaded too.
+        given = {"process": process, "objective": objective}
+        self._parts = {name: part for name, part in given.items() if part is not None}
+        assert config.objective is not None
+        if issubclass(find_class(config.objective["class_path"]), torch.nn.Module):
+            self.memory = self._parts.setdefault("objective", build(config.objective, KINDS))
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Leave networks as their constructors made them."""
 
-    @cached_property
+    @property
     def process(self) -> Process:
         """The diffusion, float64 tables and all."""
-        with torch.device("cpu"):  # a lazy load may stand under another default device
-            return build(self.config.process, KINDS, self.constants.get())
+        return self._part("process")
 
-    @cached_property
+    @property
     def objective(self) -> Objective:
         """The training loss."""
-        return build(self.config.objective, KINDS, self.constants.get())
+        return self._part("objective")
+
+    def _part(self, name: str) -> Any:
+        if name not in self._parts:
+            with torch.device("cpu"):  # a lazy load may stand under another default device
+                self._parts[name] = build(getattr(self.config, name), KINDS, self.constants.get())
+        return self._parts[name]
 
     def forward(self, x0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> DiffusionOutput:
         """One draw of the training loss.
