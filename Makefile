@@ -24,6 +24,7 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 scripts/one_wing.sh $(BIN)/python
 
 clean:
 	rm -rf .venv

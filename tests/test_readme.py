@@ -11,19 +11,27 @@ from d3pm.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-SMALLER = (
-    "--network.dim 16 --network.depth 1 --network.heads 2 --training.max_steps 3 --training.eval_every 3"
-)
-SMALLER += " --training.eval_examples 2 --training.eval_times 2"
+DOCS = {file.name: file.read_text() for file in sorted((ROOT / "docs").glob("*.md"))}
+SHORTER = "--training.max_steps 3 --training.eval_every 3 --training.eval_examples 2 --training.eval_times 2"
+SMALLER = {
+    "quickstart": "--network.dim 16 --network.depth 1 --network.heads 2",
+    "digits-ddpm": "--network.channels [8,8] --network.attention_at [] --process.num_steps 10",
+}
+QUICK = {"evaluate": ["--num-examples", "4", "--num-times", "2"], "sample": ["--num", "2", "--steps", "4"]}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def commands(verb: str) -> list[list[str]]:
-    lines = [line.partition(" #")[0] for block in blocks("sh") for line in block.splitlines()]
-    return [shlex.split(line)[1:] for line in lines if line.startswith(f"d3pm {verb}")]
+def commands(block: str) -> list[list[str]]:
+    lines = [line.partition(" #")[0] for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("d3pm ")]
+
+
+def sessions() -> list[list[list[str]]]:
+    """Blocks of commands that begin with a training."""
+    return [found for block in blocks("sh") if (found := commands(block))]
 
 
 @pytest.fixture
@@ -41,15 +49,22 @@ def test_the_examples_run(code, elsewhere, capsys):
     assert capsys.readouterr().out.strip()
 
 
-def test_the_commands_run_one_after_the_other(elsewhere, capsys):
-    (train,) = commands("train")
-    assert main([*train, *SMALLER.split()]) == 0
-    assert "bits/char" in capsys.readouterr().out
-    later = commands("sample") + commands("evaluate") + commands("transition")
-    assert len(later) >= 4
+@pytest.mark.parametrize(
+    "code", [code for text in DOCS.values() for code in blocks("python", text)], ids=lambda code: code[:30]
+)
+def test_the_examples_of_the_docs_run(code, elsewhere):
+    exec(compile(code, "docs", "exec"), {})
+
+
+@pytest.mark.parametrize("session", sessions(), ids=lambda session: " ".join(session[0][1:3]))
+def test_the_commands_run_one_after_the_other(session, elsewhere, capsys):
+    (verb, _, config, *_), *later = session
+    assert verb == "train"
+    assert main([*session[0], *SHORTER.split(), *SMALLER[Path(config).stem].split()]) == 0
+    assert re.search("bits/(char|dim)", capsys.readouterr().out)
+    assert len(later) >= 3
     for command in later:
-        quick = ["--num-examples", "4", "--num-times", "2"] if command[0] == "evaluate" else []
-        assert main([*command, *quick]) == 0
+        assert main([*command, *QUICK.get(command[0], [])]) == 0
         assert capsys.readouterr().out.strip()
 
 
@@ -64,13 +79,11 @@ def test_every_config_is_in_the_table():
 
 
 def test_nothing_is_left_to_be_filled_in():
-    texts = [
-        README,
-        *(path.read_text() for folder in ("configs", "docs") for path in (ROOT / folder).iterdir()),
-    ]
+    texts = [README, *DOCS.values(), *(path.read_text() for path in (ROOT / "configs").iterdir())]
     assert not [text for text in texts if "TODO" in text or "_NUMBERS" in text]
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for folder, text in [(ROOT, README), *((ROOT / "docs", text) for text in DOCS.values())]:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+            assert (folder / target).exists(), target

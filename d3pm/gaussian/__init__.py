@@ -6,7 +6,7 @@ equation stand here, one idea a file.
 """
 
 from d3pm.gaussian.classifier_guidance import ClassifierGuidance, GuidedAncestral
-from d3pm.gaussian.ddim import DDIM, invert, slerp
+from d3pm.gaussian.ddim import DDIM, invert, reconstruct, slerp
 from d3pm.gaussian.dpm_solver import DPMSolver
 from d3pm.gaussian.heun import Heun
 from d3pm.gaussian.levels import noise_levels
@@ -40,5 +40,6 @@ __all__ = [
     "invert",
     "noise_levels",
     "rate_distortion",
+    "reconstruct",
     "slerp",
 ]

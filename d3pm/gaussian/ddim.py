@@ -24,7 +24,7 @@ from d3pm.errors import ConfigError
 from d3pm.gaussian.process import GaussianDiffusion, like
 from d3pm.objectives import Network, batch_time, full_precision
 from d3pm.process import Process
-from d3pm.sampling import Sampler
+from d3pm.sampling import Sampler, sample
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,14 @@ def invert(
             eps = process.noise(estimate, x, seen)
             x = toward(process, estimate if s else x0, eps, batch_time(t, x))
     return x
+
+
+def reconstruct(
+    process: GaussianDiffusion, network: Network, x0: Tensor, times: Sequence[int | float], **cond: Any
+) -> Tensor:
+    r"""Encode ``x0`` with :func:`invert` and decode it again: what the steps' error leaves of it, (B, C, \*)."""
+    x_T = invert(process, network, x0, times, **cond)
+    return sample(process, network, x0.shape, steps=times, sampler=DDIM(), x_T=x_T, **cond)
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
