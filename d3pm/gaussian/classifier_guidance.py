@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from d3pm.distributions import Normal, safe_divide
-from d3pm.gaussian.ddim import gaussian
-from d3pm.gaussian.process import GaussianDiffusion, like, spread
+from d3pm.gaussian.process import GaussianDiffusion, gaussian, like, spread
 from d3pm.objectives import Network, full_precision
 from d3pm.process import Process
 from d3pm.sampling import Sampler
@@ -86,7 +85,7 @@ class GuidedAncestral(Sampler):
         generator: torch.Generator | None,
     ) -> Tensor:
         """See the base class; the mean without noise at s = 0."""
-        process = gaussian(process, self)
+        process = gaussian(process, self, "Ancestral")
         output = network(x_t, t)
         law = process.reverse(output, x_t, s, t)
         mean = law.mean

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from d3pm.distributions import Normal
 from d3pm.errors import ConfigError
-from d3pm.gaussian.process import GaussianDiffusion, like
+from d3pm.gaussian.process import GaussianDiffusion, gaussian, like
 from d3pm.objectives import Network, batch_time, full_precision
 from d3pm.process import Process
 from d3pm.sampling import Sampler, sample
@@ -59,7 +59,7 @@ class DDIM(Sampler):
         generator: torch.Generator | None,
     ) -> Tensor:
         """See the base class; no noise is added at s = 0."""
-        process = gaussian(process, self)
+        process = gaussian(process, self, "Ancestral")
         output = network(x_t, t)
         with full_precision(x_t):
             x0 = process.denoise(output, x_t, t)
@@ -75,16 +75,6 @@ class DDIM(Sampler):
         hat = (1 - at_t / at_s).sqrt()
         small = hat * ((1 - at_s) / (1 - at_t)).sqrt()
         return (small, hat) if self.noise == "hat" else (self.eta * small, self.eta * small)
-
-
-def gaussian(process: Process, sampler: Sampler) -> GaussianDiffusion:
-    """The process, refused if it is of the other wing."""
-    if not isinstance(process, GaussianDiffusion):
-        raise ConfigError(
-            f"sampler {type(sampler).__name__} serves a GaussianDiffusion, not {type(process).__name__}: "
-            "use Ancestral"
-        )
-    return process
 
 
 def toward(

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from d3pm.gaussian.ddim import gaussian
-from d3pm.gaussian.process import GaussianDiffusion, like
+from d3pm.gaussian.process import GaussianDiffusion, gaussian, like
 from d3pm.objectives import Network, full_precision
 from d3pm.process import Process
 from d3pm.sampling import Sampler
@@ -49,7 +48,7 @@ class DPMSolver(Sampler):
         generator: torch.Generator | None,
     ) -> Tensor:
         """See the base class."""
-        process = gaussian(process, self)
+        process = gaussian(process, self, "Ancestral")
         output = network(x_t, t)
         with full_precision(x_t):
             x0 = process.denoise(output, x_t, t)

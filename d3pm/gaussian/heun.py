@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from d3pm.gaussian.ddim import gaussian
-from d3pm.gaussian.process import GaussianDiffusion, like, spread
+from d3pm.gaussian.process import GaussianDiffusion, gaussian, like, spread
 from d3pm.objectives import Network, full_precision
 from d3pm.process import Process
 from d3pm.sampling import Sampler
@@ -42,7 +41,7 @@ class Heun(Sampler):
         generator: torch.Generator | None,
     ) -> Tensor:
         """See the base class."""
-        process = gaussian(process, self)
+        process = gaussian(process, self, "Ancestral")
         turn = angle(process, s) - angle(process, t)
         slope = velocity(process, network, x_t, t)
         ahead = like(turn.cos(), x_t) * x_t + like(turn.sin(), x_t) * slope

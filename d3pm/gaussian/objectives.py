@@ -19,19 +19,9 @@ import torch
 from torch import Tensor
 
 from d3pm.errors import ConfigError
-from d3pm.gaussian.process import GaussianDiffusion, like
+from d3pm.gaussian.process import GaussianDiffusion, gaussian, like
 from d3pm.objectives import Objective, step_term, stratified
 from d3pm.process import Process
-
-
-def gaussian(process: Process, objective: Objective) -> GaussianDiffusion:
-    """The process, refused if it is of the other wing."""
-    if not isinstance(process, GaussianDiffusion):
-        raise ConfigError(
-            f"objective {type(objective).__name__} needs a GaussianDiffusion, not {type(process).__name__}: "
-            "use VariationalBound"
-        )
-    return process
 
 
 @dataclass(frozen=True)
@@ -44,7 +34,7 @@ class MeanError(Objective):
 
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See the base class."""
-        process = gaussian(process, self)
+        process = gaussian(process, self, "VariationalBound")
         estimate = process.denoise(output, x_t, t, threshold=False)
         wanted, found = (process.posterior(x, x_t, t - 1, t).mean for x in (x0, estimate))
         std = process.reverse(output, x_t, t - 1, t).std
@@ -61,7 +51,7 @@ class NoiseError(Objective):
 
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See the base class."""
-        process = gaussian(process, self)
+        process = gaussian(process, self, "VariationalBound")
         if process.ends_without_signal:
             raise ConfigError(
                 "objective NoiseError: the schedule ends at alpha_bar 0, where the noise says nothing about the data: "
@@ -84,7 +74,7 @@ class SimpleError(Objective):
 
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See the base class."""
-        process = gaussian(process, self)
+        process = gaussian(process, self, "VariationalBound")
         return (process.split(output, x_t)[0] - process.target(x0, x_t, t)) ** 2
 
 
@@ -124,7 +114,7 @@ class LearnedVarianceHybrid(Objective):
 
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See the base class."""
-        process = gaussian(process, self)
+        process = gaussian(process, self, "VariationalBound")
         prediction, v = process.split(output, x_t)
         if v is None:
             raise ConfigError(

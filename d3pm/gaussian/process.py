@@ -317,6 +317,16 @@ class GaussianDiffusion(Process):
             )
 
 
+def gaussian(process: Process, wanted_by: object, instead: str) -> GaussianDiffusion:
+    """The process, refused (ConfigError) if it is of the other wing."""
+    if not isinstance(process, GaussianDiffusion):
+        raise ConfigError(
+            f"{type(wanted_by).__name__} needs a GaussianDiffusion, and the process is a {type(process).__name__}: "
+            f"use {instead}"
+        )
+    return process
+
+
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ConfigError(f"{name} is {value!r}: choose one of {', '.join(known)}")
