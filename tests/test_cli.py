@@ -355,6 +355,14 @@ def test_a_terminal_is_redrawn_in_place(monkeypatch, capsys):
         (["--grid", "square"], "grid"),
         (["--output", "/no/such/folder/file"], "/no/such/folder"),
         (["--seeds", "3"], "did you mean seed"),
+        (["--each", "folder"], "--each is for pictures, but this model draws text"),
+        (["--strip", "strip.png"], "--strip is for pictures"),
+        (["--walk", "walk.gif"], "--walk is for pictures"),
+        (["--overwrite"], "--overwrite is for pictures"),
+        (["--label", "3"], "the model has no classes"),
+        (["--guidance", "2"], "there is no class to guide to"),
+        (["--sde", "ode"], "the process is a DiscreteDiffusion"),
+        (["--sampler", "Ancestrall"], "there is no class Ancestrall"),
     ],
 )
 def test_what_sample_refuses(run, capsys, options, reason):
@@ -374,6 +382,17 @@ def test_evaluate_prints_every_term(run, capsys):
     assert 0 < report["standard_error"] < 1
     table = output(capsys, "evaluate", run, "--num-times", 30, "--split", "validation")
     assert f"{report['bits_per_dim']:.4f} ± {report['standard_error']:.4f} bits/char" in table
+
+
+def test_the_table_of_a_text_has_the_terms_and_no_distortion(run, tmp_path, capsys):
+    options = ["--num-examples", 5, "--table", tmp_path / "t.csv", "--plot", tmp_path / "t.png", "--json"]
+    report = json.loads(output(capsys, "evaluate", run, *options))
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    assert lines[0] == "t,bits_per_dim,rate"
+    assert len(lines) == 1 + 20
+    terms = [float(line.split(",")[1]) for line in lines[1:]]
+    assert report["prior"] + sum(terms) == pytest.approx(report["bits_per_dim"], rel=1e-4)
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_number_that_is_none_is_null_in_json(run, capsys, monkeypatch):
@@ -508,7 +527,7 @@ def test_a_failing_file_system_is_one_line(config, tmp_path, capsys):
     assert str(tmp_path) in line
 
 
-@pytest.mark.parametrize("verb", ["train", "sample", "evaluate", "transition"])
+@pytest.mark.parametrize("verb", ["train", "sample", "evaluate", "transition", "schedule"])
 def test_every_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as end:
         main([verb, "--help"])

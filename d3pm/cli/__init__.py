@@ -10,15 +10,16 @@ from d3pm.errors import ConfigError, D3PMError
 VERBS = {
     "train": "train a model from a config, or go on with a run that was stopped",
     "sample": "draw from a trained model, freely or around a prompt",
-    "evaluate": "the bound on bits per dimension of held-out data, term by term",
+    "evaluate": "the bound on bits per dimension of held-out data, term by term; or an accuracy",
     "transition": "look at a kernel: its matrices and how fast it mixes",
+    "schedule": "look at a noise schedule: what survives, and whether nothing is left in the end",
 }
 
 HELP = "\n".join(
     [
         "usage: d3pm VERB ...",
         "",
-        "Diffusion on discrete data (D3PM).",
+        "Diffusion on discrete data (D3PM) and with Gaussian noise (DDPM).",
         "",
         *(f"  {verb:<11} {line}" for verb, line in VERBS.items()),
         "",

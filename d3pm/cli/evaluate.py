@@ -1,25 +1,31 @@
-"""``d3pm evaluate RUN``: the bound on bits per dimension of held-out data, term by term."""
+"""``d3pm evaluate RUN``: what a model is worth on held-out data, the bound term by term or an accuracy."""
 
 import json
 import math
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+from d3pm.cli.by_time import plot, write_table
 from d3pm.cli.experiment import load_data
 from d3pm.cli.model import codec_of, load_model
 from d3pm.cli.parser import Parser
-from d3pm.cli.report import bound_lines
+from d3pm.cli.report import report_lines
+from d3pm.cli.targets import check_kind
 from d3pm.data.base import DataSource
 from d3pm.errors import ConfigError
-from d3pm.evaluation import BoundReport, estimate_bound, unigram_entropy
+from d3pm.evaluation import Report, bound_by_time, judge, unigram_entropy
 from d3pm.model import DiffusionModel
 
-DESCRIPTION = """Estimate the bound on held-out data: L_T, the diffusion terms, L_0, and their sum.
+DESCRIPTION = """Estimate the bound on held-out data: L_T, the diffusion terms, L_0, and their sum; or, of a classifier,
+its accuracy.
 
   d3pm evaluate runs/first
   d3pm evaluate runs/first --split validation --num-examples 2000 --num-times 64 --json
+  d3pm evaluate runs/digits --num-examples 64 --table terms.csv --plot terms.png
 
-RUN is the folder of a run or one of its checkpoints. The data is the run's, unless --data names another."""
+RUN is the folder of a run or one of its checkpoints. The data is the run's, unless --data names another.
+--table and --plot take every term, at T network calls a batch; for pictures they tell the distortion too."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,36 +44,82 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--batch_size", type=int, default=32, help="examples a network call")
     parser.add_argument("--seed", type=int, default=0, help="seed of the times and the noise")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument(
+        "--table", type=str | None, help="write t, its term, rate and distortion to this .csv"
+    )
+    parser.add_argument("--plot", type=str | None, help="draw the same into this picture")
     parser.add_subclass_arguments(
         DataSource, "data", required=False, help="data to use instead of the run's own"
     )
     config = parser.parse_args(argv)
     if config.batch_size < 1:
         raise ConfigError(f"--batch_size is {config.batch_size}: give 1 or more")
+    check_kind(config.table, "--table", (".csv",))
+    check_kind(config.plot, "--plot", (".png", ".pdf", ".svg"))
     model, home = load_model(config.run)
     data = parser.instantiate(config).data or load_data(home / "config.yaml")
-    report, entropy = evaluate(
-        model, data, config.split, config.num_examples, config.num_times, config.batch_size, config.seed
+    report, entropy = (
+        _by_time(model, data, config) if config.table or config.plot else _estimate(model, data, config)
     )
     if config.json:
-        numbers = {**report.as_dict(), "unigram_entropy": entropy}
-        known = {name: n if math.isfinite(n) else None for name, n in numbers.items()}  # JSON has no NaN
-        print(json.dumps({"split": config.split, **known}))
+        print(as_json(report, entropy, config.split))
     else:
-        print(bound_lines(report, entropy, config.split, data))
+        print(report_lines(report, entropy, config.split, data))
     return 0
 
 
+def _estimate(model: DiffusionModel, data: DataSource, config: Any) -> tuple[Report, float | None]:
+    numbers = ("num_examples", "num_times", "batch_size", "seed")
+    return evaluate(model, data, config.split, **{name: config[name] for name in numbers})
+
+
+def _by_time(model: DiffusionModel, data: DataSource, config: Any) -> tuple[Report, float | None]:
+    """Every term, in a table or a plot; its sum is the report."""
+    if model.objective.classifies:
+        raise ConfigError(
+            f"--table and --plot are of a bound, and {config.run} is a classifier: leave them out"
+        )
+    check_same_data(model, data)
+    numbers = ("num_examples", "batch_size", "seed")
+    found = bound_by_time(
+        model, data.split(config.split), progress=True, **{name: config[name] for name in numbers}
+    )
+    if config.table:
+        write_table(found, Path(config.table))
+    if config.plot:
+        plot(found, Path(config.plot))
+    return found.report, entropy_of(data, config.split)
+
+
+def as_json(report: Report, entropy: float | None, split: str) -> str:
+    """All numbers as one JSON object, which has no NaN."""
+    numbers = report.as_dict() | ({} if entropy is None else {"unigram_entropy": entropy})
+    known = {name: n if math.isfinite(n) else None for name, n in numbers.items()}
+    return json.dumps({"split": split, **known})
+
+
 def evaluate(
-    model: DiffusionModel,
-    data: DataSource,
-    split: str,
-    num_examples: int = 512,
-    num_times: int = 16,
-    batch_size: int = 32,
-    seed: int = 0,
-) -> tuple[BoundReport, float]:
-    """The bound on a split and the unigram entropy of that split.
+    model: DiffusionModel, data: DataSource, split: str, **options: Any
+) -> tuple[Report, float | None]:
+    """The report on a split, and the unigram entropy of that split, which a bound has to beat.
+
+    Options are those of :func:`~d3pm.evaluation.judge.judge`.
+
+    Raises:
+        ConfigError: If the data is written in other symbols, or in blocks of another shape.
+    """
+    check_same_data(model, data)
+    report = judge(model, data.split(split), progress=True, **options)
+    return report, None if model.objective.classifies else entropy_of(data, split)
+
+
+def entropy_of(data: DataSource, split: str) -> float:
+    """Bits a symbol of a split, taken one by one."""
+    return unigram_entropy(data.split(split), data.codec.num_symbols, data.codec)
+
+
+def check_same_data(model: DiffusionModel, data: DataSource) -> None:
+    """Refuse data that the model cannot read.
 
     Raises:
         ConfigError: If the data is written in other symbols, or in blocks of another shape.
@@ -77,21 +129,10 @@ def evaluate(
     if theirs != ours:
         raise ConfigError(
             f"data: {theirs[0]} symbols in shape {theirs[1]}, but the model has {ours[0]} in {ours[1]}: "
-            "evaluate on data with the tokenizer and the length the model was trained with"
+            "evaluate on data of the code and the shape the model was trained with"
         )
     if data.codec != model.codec:
         raise ConfigError(
-            "data: its tokenizer is not the model's, though of as many symbols: evaluate on data with the "
-            "tokenizer that lies beside the model"
+            "data: its code or tokenizer is not the model's, though of as many symbols: evaluate on data in the "
+            "code that lies beside the model"
         )
-    examples = data.split(split)
-    report = estimate_bound(
-        model,
-        examples,
-        num_examples=num_examples,
-        num_times=num_times,
-        batch_size=batch_size,
-        seed=seed,
-        progress=True,
-    )
-    return report, unigram_entropy(examples, data.codec.num_symbols)

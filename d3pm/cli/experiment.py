@@ -8,7 +8,7 @@ from jsonargparse import ActionConfigFile, Namespace
 from torch import nn
 
 from d3pm.cli.parser import Parser
-from d3pm.data.base import SPLITS, Codec, DataSource
+from d3pm.data.base import SPLITS, DataSource
 from d3pm.errors import CheckpointError, ConfigError, DataError
 from d3pm.objectives import Objective
 from d3pm.process import Process
@@ -75,14 +75,14 @@ def check_resume(old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def check_same_codec(data: DataSource, checkpoint: Path) -> None:
-    """Refuse to go on with a model whose symbols mean something else by now: the text or its cache has changed.
+    """Refuse to go on with a model whose symbols mean something else by now: the data or its cache has changed.
 
     Raises:
         ConfigError: If the data's codec is not the checkpoint's.
     """
     if type(data.codec).from_pretrained(checkpoint) != data.codec:
         raise ConfigError(
-            f"data: its tokenizer is not that of {checkpoint}, so the data has changed since: "
+            f"data: its code or tokenizer is not that of {checkpoint}, so the data has changed since: "
             "bring the old data back, or start a new run in another --output"
         )
 
@@ -97,35 +97,33 @@ def _flat(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
     ]
 
 
-def check_fits(data: DataSource, process: Process, training: TrainingConfig) -> None:
-    """Have data, kernel and machine agree before an hour is spent, or an old run deleted.
+def check_fits(data: DataSource, process: Process, network: nn.Module, training: TrainingConfig) -> None:
+    """Have data, process, network and machine agree before an hour is spent, or an old run deleted.
 
     Raises:
-        ConfigError: If the numbers of states differ, or the machine cannot do what is asked.
+        ConfigError: If they speak of different states or classes, or the machine cannot do what is asked.
         DataError: If a split is too short, or the training split is smaller than a batch.
     """
     training.here()
-    transition = getattr(process, "transition", None)
-    if transition is not None:
-        symbols, mask = data.codec.num_symbols, transition.absorbing_state
-        wanted = symbols + (mask is not None and mask != _own_mask(data.codec))
-        if transition.num_states != wanted:
-            raise ConfigError(
-                f"process: num_states is {transition.num_states}, but the data has {symbols} symbols"
-                f"{' and the kernel a mask' if mask is not None else ''}: set num_states to {wanted}"
-            )
-        if mask is not None and wanted > symbols != mask:
-            raise ConfigError(
-                f"process: mask_index is {mask}, which the data uses: leave it at -1, the last state"
-            )
-    blocks, *_ = [len(data.split(name)) for name in SPLITS]  # type: ignore[arg-type]
-    if blocks < training.batch_size:
+    process.check_codec(data.codec)
+    examples, *_ = [len(data.split(name)) for name in SPLITS]  # type: ignore[arg-type]
+    if examples < training.batch_size:
         raise DataError(
-            f"training.batch_size is {training.batch_size}, but the training split has {blocks} examples of "
+            f"training.batch_size is {training.batch_size}, but the training split has {examples} examples of "
             f"shape {tuple(data.shape)}: lower it, make examples shorter, or give more data"
         )
+    _check_classes(getattr(data, "num_classes", None), getattr(network, "num_classes", None))
 
 
-def _own_mask(codec: Codec) -> int | None:
-    """The mask that is among the codec's symbols already: that of a tokenizer made for masked language models."""
-    return getattr(getattr(codec, "tokenizer", None), "mask_token_id", None)
+def _check_classes(theirs: int | None, ours: int | None) -> None:
+    """Refuse labels that the network does not know, and a network that waits for labels in vain."""
+    if theirs is None and ours is not None:
+        raise ConfigError(
+            f"network.num_classes is {ours}, but the data gives no labels: set data.labels to true, or "
+            "num_classes to null"
+        )
+    if theirs is not None and theirs != ours:
+        raise ConfigError(
+            f"network.num_classes is {ours}, but the data has {theirs} classes: set it to {theirs}, or "
+            "data.labels to false"
+        )

@@ -21,9 +21,24 @@ def load_model(path: str) -> tuple[DiffusionModel, Path]:
     logging.disable_progress_bar()  # of reading files
     logging.set_verbosity_error()  # what is amiss is raised
     model = DiffusionModel.from_pretrained(folder)
-    home = folder if (folder / "config.yaml").is_file() else folder.parent.parent
+    run = folder.parent.parent  # of a checkpoint
+    home = run if folder.parent.name == "checkpoints" and (run / "config.yaml").is_file() else folder
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), home  # type: ignore[arg-type]
+
+
+def load_generator(path: str) -> tuple[DiffusionModel, Path]:
+    """The same, for a model that draws samples.
+
+    Raises:
+        CheckpointError: If it is a classifier.
+    """
+    model, home = load_model(path)
+    if model.objective.classifies:
+        raise CheckpointError(
+            f"{path} is a classifier and draws nothing: guide a model with it, d3pm sample RUN --classifier {path}"
+        )
+    return model, home
 
 
 def codec_of(model: DiffusionModel) -> Codec:

@@ -15,7 +15,7 @@ from d3pm.specs import find_class
 
 _NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value.*"
-    r"|- Expected a <class 'NoneType'>|Expected a path but .*"
+    r"|Expected a <class 'NoneType'>|Expected a path but .*"
 )
 _UNKNOWN = (
     r"Option '([^']+)' is not accepted|unrecognized arguments: --([\w.]+)"
@@ -95,8 +95,8 @@ def one_line(message: str) -> str:
     """
     for pattern, plainer in _PLAINER.items():
         message = re.sub(pattern, plainer, message)
-    lines = [line.strip() for line in message.splitlines()]
-    return " ".join(line.removeprefix("- ") for line in lines if line and not _NOISE.fullmatch(line))
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    return " ".join(line for line in lines if line and not _NOISE.fullmatch(line))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

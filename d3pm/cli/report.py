@@ -1,27 +1,25 @@
 """What is said about a model in words and numbers: one place, so that all verbs say it alike."""
 
 from d3pm.data.base import Codec, DataSource
-from d3pm.evaluation import BoundReport
+from d3pm.evaluation import Report
 
 
 def unit(codec: Codec) -> str:
-    """What one dimension is called: a character where the codec has an alphabet, else a token."""
-    return "char" if getattr(codec, "alphabet", None) else "token"
+    """What one dimension is called: a character or a token of a text, a dimension of anything else."""
+    if getattr(codec, "alphabet", None):
+        return "char"
+    return "token" if hasattr(codec, "tokenizer") else "dim"
 
 
-def bound_lines(report: BoundReport, entropy: float, split: str, data: DataSource) -> str:
-    """The bound, term by term, beside the entropy of single symbols; for tokens also a character's share."""
+def report_lines(report: Report, entropy: float | None, split: str, data: DataSource) -> str:
+    """A report, line by line, beside the entropy of single symbols; for tokens also a character's share."""
     each = unit(data.codec)
-    rows = [
-        ("prior L_T", f"{report.prior:8.4f}"),
-        ("diffusion terms", f"{report.diffusion:8.4f}"),
-        ("reconstruction L_0", f"{report.reconstruction:8.4f}"),
-        ("bound (their sum)", f"{report.bits_per_dim:8.4f} ± {report.standard_error:.4f} bits/{each}"),
-        ("unigram entropy", f"{entropy:8.4f} bits/{each}"),
-    ]
-    if each == "token" and hasattr(data, "characters_per_token"):
-        length = data.characters_per_token(split)
-        rows.append(("bound by character", f"{report.bits_per_dim / length:8.4f} bits/char"))
+    rows = report.rows(each)
+    if entropy is not None:
+        rows.append(("unigram entropy", f"{entropy:8.4f} bits/{each}"))
+    if entropy is not None and each == "token" and hasattr(data, "characters_per_token"):
+        share = report.as_dict()["bits_per_dim"] / data.characters_per_token(split)
+        rows.append(("bound by character", f"{share:8.4f} bits/char"))
     title = f"{split} split, {report.num_examples} examples, {report.num_times} times each:"
     return "\n".join([title, *(f"  {name:<20}{value}" for name, value in rows)])
 

@@ -18,11 +18,13 @@ from d3pm.cli.experiment import (
     dump,
     load_settings,
 )
+from d3pm.cli.forms import Draw, form_of
+from d3pm.cli.model import codec_of
 from d3pm.cli.parser import Parser
-from d3pm.cli.report import bound_lines, sample_lines, unit
+from d3pm.cli.report import report_lines, unit
 from d3pm.data.base import DataSource
 from d3pm.errors import ConfigError
-from d3pm.evaluation import estimate_bound
+from d3pm.evaluation import Report, judge
 from d3pm.model import DiffusionModel
 from d3pm.training import RunFolder, TrainingConfig
 from d3pm.training.run import program
@@ -59,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     torch.manual_seed(config.training.seed)
     experiment = parser.instantiate(config)
     data = experiment.data
-    check_fits(data, experiment.process, experiment.training)
+    check_fits(data, experiment.process, experiment.network, experiment.training)
     last = folder.last_checkpoint()
     if config.resume and last is not None:
         check_same_codec(data, last)
@@ -97,17 +99,16 @@ def run(model: DiffusionModel, data: DataSource, config: TrainingConfig, folder:
 
     held_out = data.split("validation")
 
-    def bound(model: DiffusionModel) -> dict[str, float]:
-        report = estimate_bound(
+    def report(model: DiffusionModel) -> Report:
+        return judge(
             model,
             held_out,
             num_examples=config.eval_examples,
             num_times=config.eval_times,
             batch_size=config.micro_batch_size or config.batch_size,
         )
-        return report.as_dict()
 
-    trainer = DiffusionTrainer(model, config, folder, data.split("train"), bound, unit(data.codec))
+    trainer = DiffusionTrainer(model, config, folder, data.split("train"), report, unit(data.codec))
     try:
         finished = trainer.fit()
     except KeyboardInterrupt:
@@ -123,12 +124,19 @@ def run(model: DiffusionModel, data: DataSource, config: TrainingConfig, folder:
 
 
 def conclude(model: DiffusionModel, data: DataSource, folder: RunFolder) -> None:
-    """Print the held-out bound beside the unigram entropy, four samples, and what to type next."""
+    """Print what the model is worth on the test split, a few samples if it draws any, and what to type next."""
     report, entropy = evaluate(model, data, split="test")
-    steps = min(model.process.num_steps, 128)
-    x = model.sample(4, steps=steps, seed=0)
-    print(bound_lines(report, entropy, "test", data))
-    print(f"\n{sample_lines(data.codec.decode(x))}")
-    print("\nnext:")
-    print(f"  {program()} sample {folder.path} --num 4 --steps {steps} --watch")
+    print(report_lines(report, entropy, "test", data))
+    if model.objective.classifies:
+        print(f"\nnext:\n  {program()} sample RUN --classifier {folder.path} --label 3")
+    else:
+        _first_samples(model, folder)
     print(f"  {program()} evaluate {folder.path} --num-examples 2000 --num-times 64")
+
+
+def _first_samples(model: DiffusionModel, folder: RunFolder) -> None:
+    form, steps = form_of(model), min(model.process.num_steps, 128)
+    draw = Draw.freely(model, steps)
+    print(f"\n{form.keep(codec_of(model).decode(draw(form.few)), folder.path)}")
+    print("\nnext:")
+    print(f"  {program()} sample {folder.path} --num {form.few} --steps {steps} {form.more}".rstrip())

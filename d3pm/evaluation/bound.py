@@ -1,19 +1,18 @@
 """The bound on held-out data in bits per dimension, its parts, and how sure one can be of it."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-import torch
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
-from d3pm.errors import ConfigError
+from d3pm.evaluation.examples import batches, check_numbers
+from d3pm.evaluation.report import Report, plus_minus
 from d3pm.model import DiffusionModel
 from d3pm.objectives import VLB
 
 
 @dataclass(frozen=True)
-class BoundReport:
+class BoundReport(Report):
     r"""What a model costs on data, in bits per dimension.
 
     Attributes:
@@ -22,8 +21,6 @@ class BoundReport:
         reconstruction: :math:`L_0`.
         bits_per_dim: The bound, their sum.
         standard_error: Of ``bits_per_dim``, over examples; the draw of times and noise is in it.
-        num_examples: Examples used.
-        num_times: Times drawn for each.
     """
 
     prior: float
@@ -31,19 +28,19 @@ class BoundReport:
     reconstruction: float
     bits_per_dim: float
     standard_error: float
-    num_examples: int
-    num_times: int
 
-    def as_dict(self) -> dict[str, float]:
-        """Name to number."""
-        return asdict(self)
+    def headline(self, unit: str) -> str:
+        """The bound."""
+        return plus_minus(self.bits_per_dim, self.standard_error, f" bits/{unit}", digits=3).strip()
 
-
-def evenly(data: Dataset, num_examples: int) -> Subset:
-    """``num_examples`` of ``data`` (all, if fewer) at even distances: a text is not alike throughout."""
-    size = len(data)  # type: ignore[arg-type]
-    count = min(num_examples, size)
-    return Subset(data, [(2 * i + 1) * size // (2 * count) for i in range(count)])
+    def rows(self, unit: str) -> list[tuple[str, str]]:
+        """The bound, term by term."""
+        return [
+            ("prior L_T", f"{self.prior:8.4f}"),
+            ("diffusion terms", f"{self.diffusion:8.4f}"),
+            ("reconstruction L_0", f"{self.reconstruction:8.4f}"),
+            ("bound (their sum)", plus_minus(self.bits_per_dim, self.standard_error, f" bits/{unit}")),
+        ]
 
 
 def estimate_bound(
@@ -63,7 +60,7 @@ def estimate_bound(
 
     Args:
         model: What is judged.
-        data: Items ``{"x0": int64 shape}``.
+        data: Items ``{"x0": shape, ...}``.
         num_examples: How many of them; all, if there are fewer.
         num_times: Stratified times for each example; T - 1 or more takes every term.
         batch_size: Examples a network call.
@@ -73,17 +70,9 @@ def estimate_bound(
     Raises:
         ConfigError: If a number is below 1.
     """
-    for name, value in (("num_examples", num_examples), ("num_times", num_times)):
-        if value < 1:
-            raise ConfigError(f"{name} is {value}: give 1 or more")
-    loader = DataLoader(
-        evenly(data, num_examples),
-        batch_size,
-        collate_fn=default_collate,
-        generator=torch.Generator(),  # a loader draws a seed: not from the global one
-    )
-    batches = tqdm(loader, desc="evaluating", unit="batch", disable=None if progress else True)
-    bound = model.evaluate(batches, num_times=num_times, seed=seed)
+    check_numbers(num_examples=num_examples, num_times=num_times, batch_size=batch_size)
+    held_out = batches(data, num_examples, batch_size, progress)
+    bound = model.evaluate(held_out, num_times=num_times, seed=seed)
     return summarise(bound, min(num_times, model.process.num_steps - 1))
 
 
@@ -105,6 +94,5 @@ def summarise(bound: VLB, num_times: int) -> BoundReport:
         if count > 1
         else math.nan
     )
-    return BoundReport(
-        prior, diffusion, reconstruction, prior + diffusion + reconstruction, error, count, num_times
-    )
+    total_bits = prior + diffusion + reconstruction
+    return BoundReport(count, num_times, prior, diffusion, reconstruction, total_bits, error)

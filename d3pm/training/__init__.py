@@ -4,7 +4,7 @@
 `config.py`         what a user may set, under names a user knows
 `run.py`            the folder of a run: who may write into it, which checkpoints are whole
 `ema.py`            the moving average of the weights, the model that is evaluated and kept
-`trainer.py`        the Trainer: evaluation is the bound on held-out text, checkpoints are atomic
+`trainer.py`        the Trainer: evaluation reports on held-out data, checkpoints are atomic
 `callbacks.py`      the progress bar, and stopping on a signal without losing a step
 ==================  ==============================================================================
 

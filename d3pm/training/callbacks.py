@@ -3,16 +3,26 @@
 import signal
 import sys
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from d3pm.training.ema import EMA
 
 ASK_EVERY = 10
 """Steps between two times that several processes ask each other whether to stop."""
+
+
+class Report(Protocol):
+    """What a model is worth on held-out data, as :class:`d3pm.evaluation.Report` says it."""
+
+    def as_dict(self) -> dict[str, float]:
+        """Name to number."""
+
+    def headline(self, unit: str) -> str:
+        """The one number to look at, in words."""
 
 
 class FollowWeights(TrainerCallback):
@@ -27,7 +37,7 @@ class FollowWeights(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """One bar: the training loss, the held-out bound in bits, tokens a second, time left."""
+    """One bar: the training loss, the last report on held-out data, the speed, time left."""
 
     def __init__(self, unit: str) -> None:
         self.unit = unit
@@ -50,18 +60,30 @@ class Progress(TrainerCallback):
         self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs) -> None:
-        """Show the loss beside the bar, and give each evaluation a line of its own."""
+        """Show the loss and the speed beside the bar."""
         logs = logs or {}
         if "loss" in logs:
             bits = logs.get("bits_per_dim")
             self.shown["loss"] = f"{logs['loss']:.3f}" if bits is None else f"{bits:.3f} bits/{self.unit}"
-            self.shown["speed"] = f"{logs['tokens_per_second'] / 1000:.1f}k tokens/s"
-        if "eval_bits_per_dim" in logs:
-            bound = f"{logs['eval_bits_per_dim']:.3f} ± {logs['eval_standard_error']:.3f} bits/{self.unit}"
-            self.shown["held-out"] = bound
-            if state.is_world_process_zero:
-                self.bar.write(f"step {state.global_step}: held-out bound {bound}", file=sys.stderr)
+            self.shown["speed"] = speed(logs)
         self.bar.set_postfix(self.shown, refresh=False)
+
+    def held_out(self, report: Report, state: TrainerState) -> None:
+        """Show the report's headline beside the bar, and on a line of its own."""
+        self.shown["held-out"] = report.headline(self.unit)
+        if state.is_world_process_zero:
+            self.bar.write(f"step {state.global_step}: held-out {self.shown['held-out']}", file=sys.stderr)
+
+
+def speed(logs: dict[str, Any]) -> str:
+    """Tokens a second for rows of them, else examples.
+
+    >>> speed({"examples_per_second": 12.5})
+    '12.5 examples/s'
+    """
+    if "tokens_per_second" in logs:
+        return f"{logs['tokens_per_second'] / 1000:.1f}k tokens/s"
+    return f"{logs['examples_per_second']:.1f} examples/s"
 
 
 class StopOnSignal(TrainerCallback):

@@ -43,7 +43,7 @@ class TrainingConfig:
         max_grad_norm: Gradients are clipped to this norm; 0 turns clipping off.
         ema_decay: Decay of the moving average of the weights, which is what is evaluated and kept; 0 keeps
             the last weights instead.
-        eval_every: Steps between evaluations of the bound on held-out data.
+        eval_every: Steps between evaluations on held-out data.
         eval_examples: Held-out examples, the same at every evaluation.
         eval_times: Times t drawn for each of them, the same at every evaluation.
         save_every: Steps between checkpoints.

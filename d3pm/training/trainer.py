@@ -1,6 +1,6 @@
 """The loop is that of ``transformers.Trainer``; here stands only what diffusion and honesty add to it.
 
-* Evaluation is the bound on held-out data under the averaged weights, not a loss.
+* Evaluation is a report on held-out data under the averaged weights (the bound, an accuracy), not a loss.
 * A checkpoint loads as a model (averaged weights), has the raw ones beside it, and appears only when whole.
 * Everything random in a step comes from torch's global generator, which a checkpoint restores: a resumed run
   follows the curve of an uninterrupted one.
@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from d3pm.errors import CheckpointError, ConfigError
 from d3pm.model import DiffusionModel
-from d3pm.training.callbacks import FollowWeights, Progress, StopOnSignal
+from d3pm.training.callbacks import FollowWeights, Progress, Report, StopOnSignal
 from d3pm.training.config import TrainingConfig
 from d3pm.training.ema import EMA
 from d3pm.training.run import RunFolder
@@ -37,9 +37,8 @@ class DiffusionTrainer(Trainer):
         model: The model; its ``forward`` returns the training loss in nats per dimension.
         config: How to train.
         folder: Where the run keeps its things.
-        train: The training data, items ``{"x0": int64 shape}``.
-        bound: Gives the metrics of a model on held-out data, ``bits_per_dim`` and ``standard_error`` among
-            them. It must not draw from torch's global generator.
+        train: The training data, items ``{"x0": shape, ...}``.
+        judge: Reports on a model by held-out data. It must not draw from torch's global generator.
         unit: What one dimension is called in the progress bar.
     """
 
@@ -49,19 +48,22 @@ class DiffusionTrainer(Trainer):
         config: TrainingConfig,
         folder: RunFolder,
         train: Dataset,
-        bound: Callable[[DiffusionModel], dict[str, float]],
+        judge: Callable[[DiffusionModel], Report],
         unit: str = "dim",
     ) -> None:
-        self.diffusion, self.config, self.folder, self.bound = model, config, folder, bound
+        self.diffusion, self.config, self.folder, self.judge = model, config, folder, judge
         self.stop, self.progress = StopOnSignal(), Progress(unit)
         logging.disable_progress_bar()  # of writing files; callbacks.Progress is the bar
         super().__init__(
             model=model,
             args=training_arguments(config, folder),
             train_dataset=train,
-            eval_dataset=train,  # unused: `evaluate` below asks `bound`
+            eval_dataset=train,  # unused: `evaluate` below asks `judge`
             data_collator=default_collate,
             callbacks=[self.progress, self.stop],
+        )
+        self.model_accepts_loss_kwargs = (
+            False  # our loss is a mean: where there are `labels`, they are not counted
         )
         self.remove_callback(PrinterCallback)
         if "tensorboard" in config.report_to:
@@ -104,12 +106,12 @@ class DiffusionTrainer(Trainer):
     def evaluate(
         self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The bound of the averaged weights on held-out data."""
+        """What the averaged weights are worth on held-out data."""
         started = time.perf_counter()
         with self.accelerator.autocast():
-            metrics = {
-                f"{metric_key_prefix}_{name}": value for name, value in self.bound(self.ema.model).items()
-            }
+            report = self.judge(self.ema.model)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in report.as_dict().items()}
+        self.progress.held_out(report, self.state)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._clock = (self._clock[0] + time.perf_counter() - started, self._clock[1])
@@ -123,16 +125,19 @@ class DiffusionTrainer(Trainer):
                     f"training.learning_rate is {self.config.learning_rate}: the loss was {logs['loss']} at "
                     f"step {self.state.global_step}; lower the rate or lengthen training.warmup_steps"
                 )
-            logs["tokens_per_second"] = self._tokens_per_second()
+            logs |= self._speed()
             if self.diffusion.objective.is_bound:
                 logs["bits_per_dim"] = logs["loss"] / math.log(2)
         super().log(logs, start_time)
 
-    def _tokens_per_second(self) -> float:
-        """Dimensions seen by all devices a second since the last call, time spent evaluating apart."""
+    def _speed(self) -> dict[str, float]:
+        """Examples seen by all devices a second since the last call, time spent evaluating apart; tokens of rows."""
         (then, step), self._clock = self._clock, (time.perf_counter(), self.state.global_step)
-        tokens = (self.state.global_step - step) * self.config.batch_size * math.prod(self.diffusion.shape)
-        return tokens / (self._clock[0] - then)
+        examples = (self.state.global_step - step) * self.config.batch_size / (self._clock[0] - then)
+        speed = {"examples_per_second": examples}
+        if len(self.diffusion.shape) == 1:
+            speed["tokens_per_second"] = examples * self.diffusion.shape[0]
+        return speed
 
     def _init_training_state(self, max_steps, *args, **kwargs):
         state = super()._init_training_state(max_steps, *args, **kwargs)

@@ -1,0 +1,90 @@
+"""Samples in continuous time: by the reverse-time equation of the process, or by its probability flow."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from d3pm.cli.forms import Draw
+from d3pm.errors import ConfigError
+
+Method = Literal["euler", "pc", "ode"]
+
+SPAN = 0.995
+"""How much of a schedule is gone through that ends without any signal, where the noise comes infinitely fast."""
+
+LEAST = 1e-9
+"""What counts as a signal."""
+
+
+@dataclass
+class ContinuousDraw(Draw):
+    """Draws by a solver of the variance-preserving equation that the process discretizes.
+
+    Attributes:
+        method: ``euler`` (Euler–Maruyama), ``pc`` (each such step followed by one of Langevin), or ``ode`` (the
+            probability flow, whose solver takes as many steps as it needs).
+    """
+
+    method: Method
+
+    def __call__(self, num: int, *, x_T: Tensor | None = None, watch: Any = None, **more: Any) -> Tensor:
+        """See the base class; ``x_T`` is where to start."""
+        if watch is not None:
+            raise ConfigError(
+                f"--strip shows steps of the process, which --sde {self.method} does not take: drop one"
+            )
+        generator = torch.Generator().manual_seed(self.options["seed"])
+        size, labels = self.options["batch_size"], self.classes(num).get("labels")
+        batches = []
+        for start in range(0, num, size):
+            some = slice(start, min(start + size, num))
+            cond = {} if labels is None else {"labels": labels[some]}
+            batches.append(
+                self._batch(some.stop - start, cond, None if x_T is None else x_T[some], generator)
+            )
+        return torch.cat(batches)
+
+    def _batch(
+        self, num: int, cond: dict[str, Any], x_1: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """Samples (num, \\*) that share the solver's steps."""
+        from d3pm.gaussian.euler_maruyama import euler_maruyama
+        from d3pm.gaussian.ode import ode_sample
+        from d3pm.gaussian.predictor_corrector import predictor_corrector
+        from d3pm.gaussian.score import score_of
+        from d3pm.gaussian.sde import VPSDE
+
+        process: Any = self.model.process
+        left = float(process.schedule.alpha_bar(torch.ones(1)))
+        sde = VPSDE(process.schedule, span=1.0 if left > LEAST else SPAN)
+        score = score_of(process, self.network, sde, threshold=process.threshold is not None, **cond)
+        solvers: dict[Method, Any] = {
+            "euler": partial(euler_maruyama, steps=self.steps),
+            "pc": partial(predictor_corrector, steps=self.steps, snr=0.01),
+            "ode": ode_sample,
+        }
+        shape, device = (num, *self.model.shape), self.model.device
+        return solvers[self.method](sde, score, shape, x_1=x_1, generator=generator, device=device)
+
+
+def continuous(draw: Draw, config: Any) -> ContinuousDraw:
+    """The same draw by the solver that ``--sde`` names.
+
+    Raises:
+        ConfigError: If the process has no such equation, or an option is about steps that are not taken.
+    """
+    if not hasattr(draw.model.process, "denoise"):
+        kind = type(draw.model.process).__name__
+        raise ConfigError(
+            f"--sde {config.sde} solves an equation of Gaussian noise, and the process is a {kind}: drop it"
+        )
+    for option, idle in (("sampler", config.sampler is None), ("grid", config.grid == "uniform")):
+        if not idle:
+            raise ConfigError(f"--sde and --{option} both say how steps are taken: give one of them")
+    if isinstance(config.steps, list):
+        raise ConfigError("--steps is a list of times, but --sde takes even steps: give their number")
+    plain = draw.through_network()
+    return ContinuousDraw(plain.model, plain.network, plain.options, plain.labels, config.sde)
