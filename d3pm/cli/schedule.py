@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import d3pm.schedules
+from d3pm.cli.forward import plot, prior_bits
 from d3pm.cli.parser import Parser, did_you_mean
 from d3pm.cli.targets import check_kind
 from d3pm.data import ImageData
@@ -53,9 +54,7 @@ def main(argv: Sequence[str]) -> int:
     pictures = some_pictures(config.source)
     print(describe(schedule, config.num_steps, pictures, config.source))
     if config.plot:
-        from d3pm.cli.forward import plot
-
-        plot(schedule, config.num_steps, ImageData(config.source).codec, pictures[:1], Path(config.plot))
+        plot(schedule, config.num_steps, ImageData(config.source).codec, pictures, Path(config.plot))
         print(f"\ndrawn in {config.plot}")
     return 0
 
@@ -97,19 +96,6 @@ def some_pictures(source: str, num: int = 256) -> Tensor:
     return torch.stack([rows[i]["x0"] for i in range(len(rows))])
 
 
-def prior_bits(alpha_bar: float, mean_square: float) -> float:
-    r""":math:`\mathrm{KL}(\mathcal N(\sqrt{\bar\alpha}\, x_0, 1 - \bar\alpha) \,\|\, \mathcal N(0, 1))` in bits.
-
-    It depends on the data by their mean square alone, and is infinite if :math:`\bar\alpha = 1`.
-
-    >>> prior_bits(0.0, 1.0), f"{prior_bits(4.036e-5, 1.0):.2e}"
-    (0.0, '2.91e-05')
-    """
-    if alpha_bar >= 1:
-        return math.inf
-    return (alpha_bar * (mean_square - 1) - math.log1p(-alpha_bar)) / (2 * math.log(2))
-
-
 def describe(schedule: Schedule, num_steps: int, pictures: Tensor, source: str) -> str:
     """The schedule in numbers, and the check of its end."""
     alpha_bars = schedule.alpha_bars(num_steps)
@@ -149,7 +135,7 @@ def _clipped(schedule: Schedule, num_steps: int) -> str:
 
 def _end(alpha_bar: float, mean_square: float, source: str) -> str:
     """What the prior costs, and whether that is nothing."""
-    worst, usual = prior_bits(alpha_bar, 1.0), prior_bits(alpha_bar, mean_square)
+    worst, usual = (float(prior_bits(torch.tensor(alpha_bar), square)) for square in (1.0, mean_square))
     verdict = (
         "≈ 0: sampling starts where training ends"
         if worst < NEGLIGIBLE
