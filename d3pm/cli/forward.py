@@ -63,7 +63,7 @@ def plot(schedule: Schedule, num_steps: int, codec: Codec, x0: Tensor, file: Pat
         axes.set_title(name, fontsize="small")
         axes.axis("off")
     left.set(title=r"$\bar\alpha_t$", xlabel="t")
-    left.legend(fontsize="small", loc="upper right")
+    left.legend(fontsize="x-small", loc="lower left")
     low = max(right.get_ylim()[0], LOWEST)
     right.set(title=r"$\log\,\mathrm{SNR}_t$", xlabel="t", ylim=(low, None))
     far.set(title=r"KL$(q(x_t|x_0)\,\|\,N(0, I))$, bits/dim", xlabel="t", ylim=(1e-7, None))
