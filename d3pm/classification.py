@@ -42,6 +42,11 @@ class Classification(Objective):
             raise ConfigError("objective Classification: the data has no labels; set data.labels to true")
         t, x_t = self.draw(process, x0, generator)
         logits = network(x_t, t, **cond)
+        if logits.dim() != 2:
+            raise ConfigError(
+                f"objective Classification: the network gives {tuple(logits.shape)}, not logits (B, classes): take "
+                "an ImageClassifier"
+            )
         return F.cross_entropy(logits.float(), labels, reduction="none")
 
     def count(self, x0: Tensor, cond: dict[str, Any]) -> Tensor:

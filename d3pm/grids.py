@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from d3pm.errors import ConfigError
+
 Grid = Callable[[int, int], list[int]]
 
 
@@ -18,6 +20,7 @@ def uniform_grid(num_steps: int, steps: int) -> list[int]:
     >>> uniform_grid(1000, 4)
     [1000, 750, 500, 250, 0]
     """
+    _check(num_steps, steps)
     return _apart(num_steps, [num_steps * i / steps for i in range(steps, -1, -1)])
 
 
@@ -35,6 +38,7 @@ def cosine_grid(num_steps: int, steps: int) -> list[int]:
     >>> cosine_grid(1000, 4)
     [1000, 924, 707, 383, 0]
     """
+    _check(num_steps, steps)
     return _apart(num_steps, [num_steps * math.sin(math.pi / 2 * i / steps) for i in range(steps, -1, -1)])
 
 
@@ -47,6 +51,7 @@ def leading_grid(num_steps: int, steps: int) -> list[int]:
     >>> leading_grid(1000, 4)
     [751, 501, 251, 1, 0]
     """
+    _check(num_steps, steps)
     stride = num_steps // steps
     return [1 + stride * i for i in range(steps - 1, -1, -1)] + [0]
 
@@ -60,6 +65,7 @@ def linspace_grid(num_steps: int, steps: int) -> list[int]:
     >>> linspace_grid(1000, 4)
     [1000, 667, 334, 1, 0]
     """
+    _check(num_steps, steps)
     if steps == 1:
         return [num_steps, 0]
     places = [1 + round((num_steps - 1) * i / (steps - 1)) for i in range(steps - 1, -1, -1)]
@@ -75,12 +81,18 @@ def quadratic_grid(num_steps: int, steps: int) -> list[int]:
     >>> quadratic_grid(1000, 4)
     [801, 356, 89, 1, 0]
     """
+    _check(num_steps, steps)
     if steps == 1:
         return [1 + int(0.8 * num_steps), 0] if num_steps > 1 else [1, 0]
     top = math.sqrt(0.8 * num_steps)
     # The whole part of a square that should be whole must not fall to the one below by rounding.
     places = [1 + math.floor((top * i / (steps - 1)) ** 2 + 1e-9) for i in range(steps - 1, -1, -1)]
     return [*_apart(min(places[0], num_steps), places, last=1), 0]
+
+
+def _check(num_steps: int, steps: int) -> None:
+    if not 1 <= steps <= num_steps:
+        raise ConfigError(f"steps is {steps}: this grid of T={num_steps} has 1 .. {num_steps} steps")
 
 
 def _apart(first: int, places: Sequence[float], last: int = 0) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d3pm.distributions import safe_divide
 from d3pm.errors import ConfigError
 from d3pm.objectives import Network
 
@@ -68,5 +69,5 @@ def rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
     if share == 0:
         return guided
     axes = tuple(range(1, guided.dim()))
-    ratio = conditional.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
-    return guided * (share * ratio + 1 - share)
+    wanted, found = (x.std(axes, correction=0, keepdim=True) for x in (conditional, guided))
+    return guided * (share * safe_divide(wanted, found) + 1 - share)

@@ -135,6 +135,7 @@ class DiffusionModel(PreTrainedModel):
                 raise ConfigError("DiffusionModel: give process and network, or load with from_pretrained")
             process.check_network(network, shape)
             objective = objective or VariationalBound()
+            objective.check_process(process)
             parts = {"process": process, "network": network, "objective": objective}
             specs = {name: describe(part, tensors, name) for name, part in parts.items()}
             layout = {n: (list(v.shape), str(v.dtype).removeprefix("torch.")) for n, v in tensors.items()}
@@ -226,7 +227,8 @@ class DiffusionModel(PreTrainedModel):
         for start in range(0, n, size):
             stop = min(start + size, n)
             mine: dict[str, Any] = {
-                k: v[start:stop] if isinstance(v, Tensor) and len(v) == n else v for k, v in kwargs.items()
+                k: v[start:stop] if isinstance(v, Tensor) and v.dim() and len(v) == n else v
+                for k, v in kwargs.items()
             }
             batches.append(
                 sample(

@@ -212,6 +212,9 @@ class Objective(Part, ABC):
         with full_precision(x_t):
             return per_example(self.at(process, output, x0, x_t, t), entries(x0, cond))
 
+    def check_process(self, process: Process) -> None:
+        """Refuse (ConfigError) a process on which this loss makes no sense."""
+
     def count(self, x0: Tensor, cond: dict[str, Any]) -> Tensor:
         """How many entries an example's loss is the sum over, (B,)."""
         weights = entries(x0, cond)
@@ -286,6 +289,13 @@ class Hybrid(Objective):
     base: Objective
     auxiliary: Objective
     weight: float
+
+    def __post_init__(self) -> None:
+        for part in (self.base, self.auxiliary):
+            if isinstance(part, torch.nn.Module):
+                raise ConfigError(
+                    f"Hybrid of {type(part).__name__}: it draws its own times and remembers; put it around the Hybrid"
+                )
 
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See the base class."""

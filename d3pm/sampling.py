@@ -106,7 +106,7 @@ def sample(
         ConfigError: If the steps do not fall from at most T to 0, lie between the process's whole times without
             its leave, or only one of known and x0 is given.
     """
-    times = _times(process, steps, grid)
+    times = times_of(process, steps, grid)
     if (known is None) != (x0 is None):
         raise ConfigError("known and x0 go together: give both, or neither")
     if x_T is not None and tuple(x_T.shape) != tuple(shape):
@@ -137,7 +137,8 @@ def _held(
     return process.hold(x, x0.to(x.device), known.to(x.device), batch_time(s, x), generator)
 
 
-def _times(process: Process, steps: int | Sequence[Time] | None, grid: Grid) -> list[Time]:
+def times_of(process: Process, steps: int | Sequence[Time] | None, grid: Grid = uniform_grid) -> list[Time]:
+    """The falling times that ``steps`` means, checked (ConfigError) against the process."""
     num_steps = process.num_steps
     steps = num_steps if steps is None else steps
     if isinstance(steps, int):
@@ -145,7 +146,7 @@ def _times(process: Process, steps: int | Sequence[Time] | None, grid: Grid) -> 
             raise ConfigError(f"steps is {steps}: this process has T={num_steps}, choose 1 .. {num_steps}")
         return list(grid(num_steps, steps))
     times = list(steps)
-    if len(times) < 2 or times[0] > num_steps or times[-1] != 0 or any(a <= b for a, b in pairwise(times)):
+    if len(times) < 2 or times[0] > num_steps or times[-1] != 0 or not all(a > b for a, b in pairwise(times)):
         raise ConfigError(f"steps is {times}: times must fall from T={num_steps}, or below, to 0")
     if not process.fractional and any(not isinstance(t, int) for t in times):
         raise ConfigError(f"steps is {times}: {type(process).__name__} has whole times only")
@@ -155,6 +156,8 @@ def _times(process: Process, steps: int | Sequence[Time] | None, grid: Grid) -> 
 def _device(network: Network, generator: torch.Generator | None, x0: Tensor | None) -> torch.device:
     if x0 is not None:
         return x0.device
+    while not isinstance(network, torch.nn.Module) and hasattr(network, "network"):
+        network = network.network  # a guide around it
     if isinstance(network, torch.nn.Module):
         for parameter in network.parameters():
             return parameter.device

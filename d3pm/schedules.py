@@ -65,8 +65,8 @@ class Schedule(Part, ABC):
 
 def check_steps(num_steps: int) -> None:
     """Refuse a number of steps that is not a positive whole number."""
-    if num_steps < 1:
-        raise ConfigError(f"num_steps is {num_steps}: a process needs at least 1 step")
+    if not isinstance(num_steps, int) or num_steps < 1:
+        raise ConfigError(f"num_steps is {num_steps}: a process needs a whole number of steps, at least 1")
 
 
 def survival(betas: Tensor) -> Tensor:
@@ -134,6 +134,10 @@ class CosineSchedule(Schedule):
     offset: float = 0.008
     max_beta: float = 0.999
 
+    def __post_init__(self) -> None:
+        if not self.offset >= 0:
+            raise ConfigError(f"{type(self).__name__} offset is {self.offset}: it must be 0 or more")
+
     def alpha_bar(self, u: Tensor) -> Tensor:
         """See the class."""
         return cosine(u, self.offset) ** 2
@@ -151,6 +155,10 @@ class UnsquaredCosineSchedule(Schedule):
 
     offset: float = 0.008
     max_beta: float = 0.999
+
+    def __post_init__(self) -> None:
+        if not self.offset >= 0:
+            raise ConfigError(f"{type(self).__name__} offset is {self.offset}: it must be 0 or more")
 
     def alpha_bar(self, u: Tensor) -> Tensor:
         """See the class."""

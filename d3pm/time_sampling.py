@@ -24,6 +24,9 @@ class UniformTimes(Objective):
 
     base: Objective
 
+    def __post_init__(self) -> None:
+        check_base(self.base)
+
     @property
     def is_bound(self) -> bool:  # type: ignore[override]
         """That of the base."""
@@ -41,6 +44,14 @@ class UniformTimes(Objective):
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See the base class."""
         return self.base.at(process, output, x0, x_t, t)
+
+
+def check_base(base: Objective) -> None:
+    """Refuse a loss that draws times of its own."""
+    if type(base).draw is not Objective.draw or type(base).__call__ is not Objective.__call__:
+        raise ConfigError(
+            f"{type(base).__name__} chooses its own times: use it by itself, or wrap a loss at whole times"
+        )
 
 
 class ImportanceTimes(torch.nn.Module, Objective):
@@ -66,6 +77,7 @@ class ImportanceTimes(torch.nn.Module, Objective):
 
     def __init__(self, base: Objective, num_steps: int, history: int = 10, floor: float = 0.001) -> None:
         super().__init__()
+        check_base(base)
         if num_steps < 1:
             raise ConfigError(f"num_steps is {num_steps}: give T of the process, at least 1")
         if history < 1:
@@ -87,8 +99,8 @@ class ImportanceTimes(torch.nn.Module, Objective):
 
     def probabilities(self) -> Tensor:
         """:math:`p_t` for t = 1 … T, float64 (T,)."""
-        uniform = torch.full_like(self.losses[:, 0], 1 / self.num_steps)
-        weights = self.losses.square().mean(1).sqrt()
+        uniform = torch.full_like(self.losses[:, 0], 1 / self.num_steps, dtype=torch.float64)
+        weights = self.losses.double().square().mean(1).sqrt()
         full = (self.seen >= self.history).all() & (weights.sum() > 0)
         learned = weights / weights.sum().clamp(min=torch.finfo(torch.float64).tiny)
         return torch.where(full, (1 - self.floor) * learned + self.floor * uniform, uniform)
@@ -115,7 +127,8 @@ class ImportanceTimes(torch.nn.Module, Objective):
         output = network(x_t, t, **cond)
         with full_precision(x_t):
             losses = per_example(self.at(process, output, x0, x_t, t), entries(x0, cond))
-        self.remember(index, losses.detach() / self.count(x0, cond))
+        if self.training:
+            self.remember(index, losses.detach() / self.count(x0, cond))
         return losses * (1 / (self.num_steps * p[index])).to(losses.dtype)
 
     @torch.no_grad()
@@ -124,9 +137,14 @@ class ImportanceTimes(torch.nn.Module, Objective):
 
         Of several of one t in a batch the last ``history`` in the batch's order count as the newest.
         """
-        rank = (index[:, None] == index[None, :]).tril(-1).sum(1)  # how many of the same t came before
+        same = index[:, None] == index[None, :]
+        rank, later = (
+            same.tril(-1).sum(1),
+            same.triu(1).sum(1),
+        )  # of the same t: how many before, how many after
         place = (self.seen[index] + rank) % self.history
-        self.losses[index, place] = losses.double()
+        kept = later < self.history  # a place is written once, by the newest
+        self.losses[index[kept], place[kept]] = losses[kept].to(self.losses.dtype)
         self.seen.index_add_(0, index, torch.ones_like(index))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -45,9 +45,16 @@ class GuidedDraw(Draw):
 
         generator = torch.Generator().manual_seed(self.options["seed"])
         plain = Draw(self.model, self.network, self.options | {"generator": generator}, [])
-        batches = self.classes(num)["labels"].split(self.options["batch_size"])
-        samplers = [GuidedAncestral(self.classifier, labels, self.scale) for labels in batches]
-        return torch.cat([plain(len(s.labels), sampler=s, **more) for s in samplers])
+        labels, size = self.classes(num)["labels"], self.options["batch_size"]
+        parts = []
+        for start in range(0, num, size):
+            mine = {  # what there is one of for each sample
+                k: v[start : start + size] if isinstance(v, Tensor) and v.dim() and len(v) == num else v
+                for k, v in (more | {"labels": labels}).items()
+            }
+            sampler = GuidedAncestral(self.classifier, mine.pop("labels"), self.scale)
+            parts.append(plain(len(sampler.labels), sampler=sampler, **mine))
+        return torch.cat(parts)
 
 
 def by_classifier(model: DiffusionModel, config: Any, options: dict[str, Any]) -> GuidedDraw:

@@ -60,7 +60,9 @@ class ContinuousDraw(Draw):
         process: Any = self.model.process
         left = float(process.schedule.alpha_bar(torch.ones(1)))
         sde = VPSDE(process.schedule, span=1.0 if left > LEAST else SPAN)
-        score = score_of(process, self.network, sde, threshold=process.threshold is not None, **cond)
+        first = getattr(self.model.objective, "first", 1.0)  # the least time it has been told
+        bounded = process.threshold is not None
+        score = score_of(process, self.network, sde, first=first, threshold=bounded, **cond)
         solvers: dict[Method, Any] = {
             "euler": partial(euler_maruyama, steps=self.steps),
             "pc": partial(predictor_corrector, steps=self.steps, snr=0.01),
@@ -84,6 +86,8 @@ def continuous(draw: Draw, config: Any) -> ContinuousDraw:
     for option, idle in (("sampler", config.sampler is None), ("grid", config.grid == "uniform")):
         if not idle:
             raise ConfigError(f"--sde and --{option} both say how steps are taken: give one of them")
+    if config.sde == "ode" and config.steps is not None:
+        raise ConfigError(f"--steps is {config.steps}, but --sde ode takes as many as it needs: leave it out")
     if isinstance(config.steps, list):
         raise ConfigError("--steps is a list of times, but --sde takes even steps: give their number")
     plain = draw.through_network()

@@ -97,6 +97,23 @@ def _flat(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
     ]
 
 
+def check_kind(network: nn.Module, objective: Objective) -> None:
+    """Refuse a classifier that is to denoise, and a denoiser that is to classify.
+
+    Raises:
+        ConfigError: Names both.
+    """
+    if not hasattr(network, "num_classes") or not hasattr(network, "in_channels"):
+        return
+    denoises = hasattr(network, "out_channels")
+    if denoises == objective.classifies:
+        names = f"network {type(network).__name__} and objective {type(objective).__name__}"
+        raise ConfigError(
+            f"{names}: the one {'gives pictures' if denoises else 'gives classes'}, the other wants "
+            f"{'classes' if denoises else 'pictures'}: change one of them"
+        )
+
+
 def check_fits(data: DataSource, process: Process, network: nn.Module, training: TrainingConfig) -> None:
     """Have data, process, network and machine agree before an hour is spent, or an old run deleted.
 

@@ -13,6 +13,7 @@ from d3pm.cli.evaluate import evaluate
 from d3pm.cli.experiment import (
     add_experiment,
     check_fits,
+    check_kind,
     check_resume,
     check_same_codec,
     dump,
@@ -61,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
     torch.manual_seed(config.training.seed)
     experiment = parser.instantiate(config)
     data = experiment.data
+    check_kind(experiment.network, experiment.objective)
     check_fits(data, experiment.process, experiment.network, experiment.training)
     last = folder.last_checkpoint()
     if config.resume and last is not None:

@@ -6,7 +6,7 @@ Text, images and tables fit the same two classes. A :class:`Codec` knows the sym
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -27,6 +27,8 @@ class Codec(ABC):
     """
 
     num_symbols: int
+    real: ClassVar[bool] = False
+    """Whether rows are floats, not the symbols themselves."""
 
     @abstractmethod
     def encode(self, item: Any) -> Tensor:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -51,6 +51,8 @@ class ImageCodec(Codec):
         >>> np.asarray(codec.decode(x[None])[0]).tolist()  # shown as 8-bit grey
         [[0, 64], [128, 255]]
     """
+
+    real: ClassVar[bool] = True
 
     def __init__(self, shape: Sequence[int], levels: int = 256) -> None:
         if len(shape) != 3 or shape[0] not in MODES or min(shape) < 1:

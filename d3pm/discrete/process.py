@@ -94,6 +94,8 @@ class DiscreteDiffusion(Process):
 
     def q_sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See the base class; O(1) a token and no (B, \\*, K) tensor where the kernel's structure allows."""
+        if x0.is_floating_point():
+            raise D3PMError(f"x0 is {x0.dtype}: a DiscreteDiffusion is of states, give whole numbers")
         return self.transition.between(torch.zeros_like(t), t).sample(x0, generator)
 
     def hold(
@@ -114,6 +116,10 @@ class DiscreteDiffusion(Process):
 
     def check_codec(self, codec: Codec) -> None:
         """Refuse data whose symbols are not the kernel's states, a mask of the kernel's own aside."""
+        if codec.real:
+            raise ConfigError(
+                "process is a DiscreteDiffusion, but the data are real numbers: take a GaussianDiffusion, or symbols"
+            )
         symbols, mask = codec.num_symbols, self.transition.absorbing_state
         wanted = symbols + (mask is not None and mask != _own_mask(codec))
         if self.num_states != wanted:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from d3pm.distributions import Normal, safe_divide
+from d3pm.errors import ConfigError
 from d3pm.gaussian.process import GaussianDiffusion, gaussian, like, spread
 from d3pm.objectives import Network, full_precision
 from d3pm.process import Process
@@ -19,12 +20,32 @@ from d3pm.sampling import Sampler
 
 
 def class_gradient(classifier: Network, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-    r""":math:`\nabla_{x_t} \log p(y | x_t)`, in the shape of x_t; one pass forth and back."""
+    r""":math:`\nabla_{x_t} \log p(y | x_t)`, in the shape of x_t; one pass forth and back.
+
+    Differentiable in x_t where x_t asks for it, as likelihoods do.
+
+    Raises:
+        ConfigError: If there is not one label an example, or (looked at on a CPU only) a label is no class.
+    """
+    wanted = torch.is_grad_enabled() and x_t.requires_grad
     with torch.enable_grad():
-        x = x_t.detach().requires_grad_()
+        x = x_t if wanted else x_t.detach().requires_grad_()
         log_probs = classifier(x, t).log_softmax(-1)
+        _check_labels(labels, x, log_probs.shape[-1])
         chosen = log_probs.gather(-1, labels.to(x.device)[:, None]).sum()
-        return torch.autograd.grad(chosen, x)[0]
+        return torch.autograd.grad(chosen, x, create_graph=wanted)[0]
+
+
+def _check_labels(labels: Tensor, x: Tensor, num_classes: int) -> None:
+    if labels.shape != x.shape[:1]:
+        raise ConfigError(
+            f"labels have shape {tuple(labels.shape)}, but there are {len(x)} examples: give one label an example"
+        )
+    if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < num_classes)).all()):
+        raise ConfigError(
+            f"labels go from {int(labels.min())} to {int(labels.max())}, but the classifier knows classes "
+            f"0 .. {num_classes - 1}: give one of them"
+        )
 
 
 class ClassifierGuidance:

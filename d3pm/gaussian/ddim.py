@@ -24,7 +24,7 @@ from d3pm.errors import ConfigError
 from d3pm.gaussian.process import GaussianDiffusion, gaussian, like
 from d3pm.objectives import Network, batch_time, full_precision
 from d3pm.process import Process
-from d3pm.sampling import Sampler, sample
+from d3pm.sampling import Sampler, sample, times_of
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,12 @@ def invert(
         **cond: Passed to the network.
 
     Raises:
-        ConfigError: If the times do not fall to 0.
+        ConfigError: If the times do not fall from T or below to 0.
 
     References:
         Song et al., 2021, section 4.3 and 5.4.
     """
-    rising = list(times)[::-1]
-    if len(rising) < 2 or rising[0] != 0 or any(a >= b for a, b in pairwise(rising)):
-        raise ConfigError(f"times is {list(times)}: give times that fall to 0, e.g. uniform_grid(1000, 50)")
+    rising = times_of(process, list(times))[::-1]
     x = x0
     for s, t in pairwise(rising):
         seen = batch_time(s or t, x)  # no network is defined at 0: the first step asks at its upper end

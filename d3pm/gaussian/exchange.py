@@ -141,8 +141,12 @@ def _shape(config: Config, process: GaussianDiffusion) -> tuple[int, int, int]:
             f"{UNET} has out_channels={given}, but in_channels={channels} and variance {process.variance} need "
             f"{wanted}: correct it, or variance_type in {SCHEDULER}"
         )
-    height, width = (size, size) if isinstance(size, int) else size
-    return channels, height, width
+    sides = [size, size] if isinstance(size, int) else size
+    if not isinstance(sides, list) or len(sides) != 2 or not all(type(side) is int for side in sides):
+        raise CheckpointError(
+            f"{UNET} has sample_size={size!r}: give a whole number, or a height and a width"
+        )
+    return channels, sides[0], sides[1]
 
 
 def _weights(folder: Path) -> Any:

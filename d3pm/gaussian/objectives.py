@@ -24,8 +24,20 @@ from d3pm.objectives import Objective, step_term, stratified
 from d3pm.process import Process
 
 
+class SquaredError(Objective):
+    """A loss on the prediction alone."""
+
+    def check_process(self, process: Process) -> None:
+        """Refuse the other wing, and a variance that would never be learned."""
+        if gaussian(process, self, "VariationalBound").variance == "learned_range":
+            raise ConfigError(
+                f"objective {type(self).__name__} teaches no variance, and variance is 'learned_range': use "
+                "LearnedVarianceHybrid, or a fixed variance"
+            )
+
+
 @dataclass(frozen=True)
-class MeanError(Objective):
+class MeanError(SquaredError):
     r"""T times :math:`\|\tilde\mu - \mu_\theta\|^2 / 2\sigma^2`: the bound up to a constant, for a fixed variance.
 
     References:
@@ -37,12 +49,14 @@ class MeanError(Objective):
         process = gaussian(process, self, "VariationalBound")
         estimate = process.denoise(output, x_t, t, threshold=False)
         wanted, found = (process.posterior(x, x_t, t - 1, t).mean for x in (x0, estimate))
-        std = process.reverse(output, x_t, t - 1, t).std
+        std = process.reverse(
+            output, x_t, t - 1, t
+        ).std.detach()  # these squares would be least where it is infinite
         return process.num_steps * 0.5 * ((wanted - found) / std) ** 2
 
 
 @dataclass(frozen=True)
-class NoiseError(Objective):
+class NoiseError(SquaredError):
     r"""T times :math:`\frac{\beta^2}{2 \sigma^2 \alpha (1 - \bar\alpha)} \|\epsilon - \epsilon_\theta\|^2`: the same.
 
     References:
@@ -60,12 +74,14 @@ class NoiseError(Objective):
         at_s, at_t = process.alpha_bar(t - 1), process.alpha_bar(t)
         scale = like((1 - at_t / at_s) / (at_t / at_s * (1 - at_t)).sqrt(), x_t)
         error = noise_error(process, output, x0, x_t, t)
-        std = process.reverse(output, x_t, t - 1, t).std
+        std = process.reverse(
+            output, x_t, t - 1, t
+        ).std.detach()  # these squares would be least where it is infinite
         return process.num_steps * 0.5 * (scale * error / std) ** 2
 
 
 @dataclass(frozen=True)
-class SimpleError(Objective):
+class SimpleError(SquaredError):
     r""":math:`L_{simple}`: the squared error of what the network says (noise, data or v), every t alike.
 
     References:
@@ -93,6 +109,9 @@ class ContinuousSimpleError(SimpleError):
 
     def draw(self, process: Process, x0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """See the base class; float64 times."""
+        gaussian(process, self, "VariationalBound")
+        if not 0 < self.first < process.num_steps:
+            raise ConfigError(f"first is {self.first}: choose a time above 0 and below T={process.num_steps}")
         t = self.first + (process.num_steps - self.first) * (1 - stratified(x0, generator))
         return t, process.q_sample(x0, t, generator)
 

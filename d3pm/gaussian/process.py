@@ -119,8 +119,11 @@ class GaussianDiffusion(Process):
         if not t.is_floating_point():
             return self._alpha_bars[t]
         below = t.floor().long().clamp(0, self.num_steps - 1)
-        angle = torch.lerp(self._angles[below], self._angles[below + 1], t.double() - below)
-        return angle.cos() ** 2
+        share = t.double() - below
+        between = torch.lerp(self._angles[below], self._angles[below + 1], share).cos() ** 2
+        # At whole times the table itself: the cosine of a right angle is not quite 0.
+        between = torch.where(share == 0, self._alpha_bars[below], between)
+        return torch.where(share == 1, self._alpha_bars[below + 1], between)
 
     def time(self, alpha_bar: Tensor) -> Tensor:
         r"""The fractional time of a noise level, float64 (B,): the inverse of :meth:`alpha_bar`.
@@ -188,6 +191,12 @@ class GaussianDiffusion(Process):
         """See the base class; at s = 0 the mean without noise, as Ho et al. show it."""
         law = self.reverse(output, x_t, s, t)
         return torch.where(spread(s == 0, x_t), law.mean, law.sample(generator))
+
+    def hold(
+        self, x_s: Tensor, x0: Tensor, known: Tensor, s: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """See the base class; what is not known may be anything."""
+        return super().hold(x_s, torch.where(known, x0, torch.zeros_like(x0)), known, s, generator)
 
     # What the network says
 
@@ -271,7 +280,8 @@ class GaussianDiffusion(Process):
             return
         wanted = shape[0] * (2 if self.variance == "learned_range" else 1)
         size = getattr(network, "size", None)
-        sides = tuple(shape[1:]) if isinstance(size, (list, tuple)) else shape[-1]
+        square = len(set(shape[1:])) == 1 and not isinstance(size, (list, tuple))
+        sides = shape[-1] if square else tuple(shape[1:])
         for name, value in (("in_channels", shape[0]), ("out_channels", wanted), ("size", sides)):
             given = getattr(network, name, None)
             given = tuple(given) if isinstance(given, list) else given
@@ -282,7 +292,11 @@ class GaussianDiffusion(Process):
                 )
 
     def check_codec(self, codec: Codec) -> None:
-        """Refuse pictures of another number of levels."""
+        """Refuse symbols, and pictures of another number of levels."""
+        if not codec.real:
+            raise ConfigError(
+                "process is a GaussianDiffusion, but the data are symbols: take a DiscreteDiffusion, or pictures"
+            )
         if self.levels is not None and codec.num_symbols != self.levels:
             raise ConfigError(
                 f"process.levels is {self.levels}, but the data has {codec.num_symbols} levels: make them equal"

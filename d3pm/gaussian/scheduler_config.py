@@ -106,22 +106,31 @@ def _with_defaults(config: Mapping[str, Any]) -> Config:
     if "predict_epsilon" in config:  # as it was called before there was a prediction_type
         defaults["prediction_type"] = "epsilon" if config["predict_epsilon"] else "sample"
     layers = ({"variance_type": "fixed_small"}, defaults, config)
-    full = {key: value for layer in layers for key, value in layer.items() if value is not None}
-    for name in ("num_train_timesteps", "beta_start", "beta_end"):
-        if not isinstance(full[name], int if name == "num_train_timesteps" else (int, float)):
-            raise ConfigError(f"{name} is {full[name]!r}: give a number, and a whole one for the steps")
+    full: Config = {key: value for layer in layers for key, value in layer.items() if value is not None}
+    steps, first, last = (full[name] for name in ("num_train_timesteps", "beta_start", "beta_end"))
+    if type(steps) is not int or steps < 1:
+        raise ConfigError(f"num_train_timesteps is {steps!r}: give a whole number of steps, at least 1")
+    if not {type(first), type(last)} <= {int, float} or not 0 < first <= last < 1:
+        raise ConfigError(
+            f"beta_start is {first!r} and beta_end {last!r}: give 0 < beta_start <= beta_end < 1"
+        )
     return full
 
 
 def _known(config: Config, name: str, known: Mapping[str, str]) -> str:
-    if config[name] not in known:
+    if not isinstance(config[name], str) or config[name] not in known:
         raise ConfigError(f"{name} is {config[name]!r}: it must be one of {', '.join(known)}")
     return known[config[name]]
 
 
 def _schedule(config: Config, num_steps: int) -> Schedule:
     if "trained_betas" in config:
-        betas = torch.as_tensor(config["trained_betas"], dtype=torch.float64)
+        try:
+            betas = torch.as_tensor(config["trained_betas"], dtype=torch.float64)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"trained_betas cannot be read ({error}): give num_train_timesteps numbers"
+            ) from error
         if betas.shape != (num_steps,):
             raise ConfigError(
                 f"trained_betas has {betas.numel()} values, num_train_timesteps is {num_steps}: make them equal"

@@ -74,7 +74,7 @@ class ImageClassifier(nn.Module):
         """Logits (B, num_classes) for images x_t (B, in_channels, H, W) at times t (B,), int or float."""
         check_images(x_t, self.in_channels, self.size)
         cond = self.time_embedding(t)
-        x = self.stem(x_t)
+        x = self.stem(x_t.to(self.stem.weight.dtype))  # a process speaks float32 at least
         for number, block in enumerate(self.blocks):
             if number and number % self.layers == 0:
                 x = F.avg_pool2d(x, 2)

@@ -90,6 +90,7 @@ class ImageTransformer(nn.Module):
         ``labels`` (B,): the class of each image; None means the null class for all.
         """
         check_images(x_t, self.in_channels, self.size)
+        x_t = x_t.to(self.embedding.weight.dtype)  # a process speaks float32 at least
         x = self.embedding(to_patches(x_t, self.patch)) + self.positions
         rotation = self._rotation(x)
         cond = self._cond(t, self.labels(labels, x_t))

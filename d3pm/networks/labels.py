@@ -49,12 +49,16 @@ class Labels(nn.Module):
             raise ConfigError(
                 "labels were given to a network without classes: give it num_classes, or no labels"
             )
+        labels = torch.as_tensor(labels)
+        if labels.is_floating_point():
+            raise ConfigError(f"labels are {labels.dtype}: give whole numbers")
         if labels.shape != like.shape[:1]:
             raise ConfigError(
                 f"labels of shape {tuple(labels.shape)} for {like.shape[0]} images: give one label an image"
             )
         if labels.device.type == "cpu" and not torch.compiler.is_compiling():
             self._check_range(labels, self.num_classes)
+        labels = labels.to(like.device)
         if not self.training or not self.null or self.drop == 0:
             return labels
         hidden = torch.rand(labels.shape, device=labels.device) < self.drop

@@ -62,6 +62,7 @@ class DiffusersUNet(nn.Module):
         ``labels`` (B,): the class of each image; None means the null class for all.
         """
         check_images(x_t, self.in_channels, self.size)
+        x_t = x_t.to(self.unet.conv_in.weight.dtype)  # a process speaks float32 at least
         return self.unet(x_t, t - 1, class_labels=self.labels(labels, x_t)).sample
 
 

@@ -62,7 +62,7 @@ def test_what_is_loaded_is_what_was_saved(tmp_path, objective, variance, channel
 
 
 def test_importance_remembers_and_forgets_nothing_on_the_way_to_disk(tmp_path):
-    model = make(ImportanceTimes(VariationalBound(), num_steps=T, history=2))
+    model = make(ImportanceTimes(VariationalBound(), num_steps=T, history=2)).train()
     for _ in range(4):
         model(some())
     assert int(model.objective.seen.sum()) == 4 * 16
@@ -71,7 +71,7 @@ def test_importance_remembers_and_forgets_nothing_on_the_way_to_disk(tmp_path):
     twin = DiffusionModel.from_pretrained(tmp_path)
     assert torch.equal(twin.objective.losses, model.objective.losses)
     assert torch.equal(twin.objective.probabilities(), model.objective.probabilities())
-    twin(some())
+    twin.train()(some())
     assert int(twin.objective.seen.sum()) == 5 * 16
     assert int(twin.state_dict()["memory.seen"].sum()) == 5 * 16
 

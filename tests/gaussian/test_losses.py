@@ -133,13 +133,15 @@ class TestSimple:
         expected = process.num_steps * weight * SimpleError().at(process, *case)
         assert_close(VariationalBound().at(process, *case), expected, **CLOSE)
 
-    def test_learned_variances_have_no_part_in_it(self, prediction):
+    def test_a_learned_variance_would_never_be_learned(self, prediction):
         process = plain(prediction=prediction, variance="learned_range")
         output, *rest = situation(process)
         output = output.requires_grad_()
         (gradient,) = torch.autograd.grad(SimpleError().at(process, output, *rest).sum(), output)
         assert (gradient[:, 3:] == 0).all()
         assert (gradient[:, :3] != 0).all()
+        with pytest.raises(ConfigError, match="LearnedVarianceHybrid"):
+            SimpleError().check_process(process)
 
 
 @pytest.mark.parametrize(

@@ -674,8 +674,14 @@ class TestNoiseLevels:
         eta = 1 - levels[1:] / levels[:-1]
         assert (eta > 0).all()
         assert (eta < 1).all()
-        i = torch.arange(1, steps + 1, dtype=torch.float64)
-        assert_close(eta / eta[-1], (i / steps) ** power, rtol=1e-5, atol=1e-7)
+        first = float(1 - process.alpha_bar(torch.tensor([1])))
+        assert_close(eta[0], torch.tensor(first, dtype=torch.float64), rtol=1e-6, atol=0)
+        growth = (eta / first) ** (1 / power) - 1  # proportional to the place, 0 … S - 1
+        assert_close(growth / growth[-1], torch.linspace(0, 1, steps, dtype=torch.float64), rtol=0, atol=1e-6)
+
+    def test_all_the_steps_of_the_linear_schedule_are_its_whole_times(self):
+        times = noise_levels(plain(), STEPS, "linear")
+        assert times == pytest.approx(list(range(STEPS, -1, -1)), abs=1e-4)
 
     @pytest.mark.parametrize(("steps", "kind"), [(0, "linear"), (-2, "linear"), (10, "cubic")])
     def test_what_cannot_be(self, steps, kind):
