@@ -20,7 +20,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from d3pm import DiffusionModel
 from d3pm.data import ImageData
-from d3pm.gaussian import DDIM
+from d3pm.gaussian import DDIM, ClassifierGuidance
 from d3pm.guidance import ClassifierFreeGuidance
 from d3pm.sampling import Ancestral
 
@@ -89,6 +89,9 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=250)
     parser.add_argument("--judge", type=Path, default=Path("judge.pt"))
     parser.add_argument("--output", type=Path)
+    parser.add_argument(
+        "--classifier", help="run of a noisy classifier, to guide the model without its labels"
+    )
     parser.add_argument("--only", nargs="*", help="names of ways, e.g. ddim-20 guided-2")
     options = parser.parse_args()
     data = ImageData(source="mnist", labels=True)
@@ -109,6 +112,11 @@ def main() -> None:
         "guided-4": (guided[4.0], {"steps": 20, "sampler": DDIM()}),
         "ancestral-1000": (None, {"steps": 1000, "sampler": Ancestral()}),
     }
+    if options.classifier:
+        classifier = DiffusionModel.from_pretrained(options.classifier).eval().network
+        for scale in (2.0, 6.0):
+            guide = ClassifierGuidance(model.process, model.network, classifier, scale)
+            ways[f"classifier-{scale:g}"] = (guide, {"steps": 20, "sampler": DDIM()})
     spare, _ = rows(data, "validation")
     results = {"judge_accuracy": accuracy, "num": options.num}
     floor = distance(judge, real, spare[: options.num])
@@ -122,7 +130,7 @@ def main() -> None:
         found = {
             "distance": distance(judge, real, x.clamp(-1, 1)),
             "right": float((judge.classes(x.clamp(-1, 1)) == labels).float().mean()),
-            "calls": how["steps"] * (1 if network is None else 2),
+            "calls": how["steps"] * (2 if isinstance(network, ClassifierFreeGuidance) else 1),
             "seconds": time.perf_counter() - started,
         }
         results[name] = found
