@@ -1,6 +1,7 @@
 """Diffusion on discrete states (D3PM) and on real numbers (DDPM), behind one interface.
 
 >>> import torch
+>>> from d3pm import DiscreteDiffusion, UniformTransition
 >>> process = DiscreteDiffusion(UniformTransition(num_states=5, num_steps=100))
 >>> x0, t = torch.zeros(2, 8, dtype=torch.int64), torch.tensor([50, 100])
 >>> process.marginal(x0, t).probs.shape

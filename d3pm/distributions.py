@@ -195,7 +195,7 @@ class DiscretizedNormal(Normal):
 
     >>> law = DiscretizedNormal(torch.tensor(0.3), torch.tensor(0.5), levels=3)
     >>> sum(law.log_prob(torch.tensor(x)).exp() for x in (-1.0, 0.0, 1.0))
-    tensor(1.0000)
+    tensor(1.)
     """
 
     def __init__(

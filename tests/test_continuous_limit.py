@@ -32,7 +32,7 @@ LAW = torch.tensor(
 FREQUENCIES = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
 
 
-def kernel(name: str, schedule: Schedule, num_steps: int = 1):
+def kernel(name: str, schedule: Schedule, num_steps: int = 100):
     if name == "marginal":
         return MarginalTransition(FREQUENCIES, num_steps=num_steps, schedule=schedule)
     cls = {"absorbing": AbsorbingTransition, "uniform": UniformTransition}[name]

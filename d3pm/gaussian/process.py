@@ -71,7 +71,7 @@ class GaussianDiffusion(Process):
     >>> process = GaussianDiffusion(CosineSchedule(), num_steps=1000)
     >>> x0, t = torch.zeros(2, 1, 4, 4), torch.tensor([0, 500])
     >>> process.marginal(x0, t).std[:, 0, 0, 0]
-    tensor([0.0000, 0.7101])
+    tensor([0.0000, 0.7114])
     """
 
     fractional: ClassVar[bool] = True
