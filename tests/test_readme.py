@@ -29,7 +29,7 @@ def commands(block: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith("d3pm ")]
 
 
-def sessions() -> list[list[list[str]]]:
+def walks() -> list[list[list[str]]]:
     """Blocks of commands that begin with a training."""
     return [found for block in blocks("sh") if (found := commands(block))]
 
@@ -56,11 +56,11 @@ def test_the_examples_of_the_docs_run(code, elsewhere):
     exec(compile(code, "docs", "exec"), {})
 
 
-@pytest.mark.parametrize("session", sessions(), ids=lambda session: " ".join(session[0][1:3]))
-def test_the_commands_run_one_after_the_other(session, elsewhere, capsys):
-    (verb, _, config, *_), *later = session
+@pytest.mark.parametrize("walk", walks(), ids=lambda walk: " ".join(walk[0][1:3]))
+def test_the_commands_run_one_after_the_other(walk, elsewhere, capsys):
+    (verb, _, config, *_), *later = walk
     assert verb == "train"
-    assert main([*session[0], *SHORTER.split(), *SMALLER[Path(config).stem].split()]) == 0
+    assert main([*walk[0], *SHORTER.split(), *SMALLER[Path(config).stem].split()]) == 0
     assert re.search("bits/(char|dim)", capsys.readouterr().out)
     assert len(later) >= 3
     for command in later:
