@@ -58,6 +58,16 @@ class VLB:
         """The bound in bits per entry, (B,); bits per character for characters."""
         return self.total / (self.num_dims * math.log(2))
 
+    def by_time(self) -> tuple[Tensor, Tensor]:
+        """The terms of t = 1 … T, and what has been paid before each: :math:`L_T` and the terms above t.
+
+        Both float64 (T,) on the CPU, in bits per entry: the batch's sum of nats over its sum of entries.
+        """
+        to_bits = 1 / (self.num_dims.double().sum() * math.log(2))
+        terms = torch.cat([self.reconstruction[:, None], self.diffusion], 1).double().sum(0) * to_bits
+        above = terms.flip(0).cumsum(0).flip(0) - terms
+        return terms.cpu(), (self.prior.double().sum() * to_bits + above).cpu()
+
     def standard_error(self) -> float:
         """Of the mean of :meth:`bits_per_dim` over the batch; the draws of times and noise are in it."""
         bits = self.bits_per_dim().double()

@@ -1,23 +1,20 @@
 """Finding a text by its name: the one that ships with Python, a path, a local data folder, the hub."""
 
 import logging
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from d3pm.data.base import SPLITS
 from d3pm.data.files import COMPRESSED, TABLES, file_kind
 from d3pm.data.normalize import text8_normalize
+from d3pm.data.places import data_folder, from_hub
 from d3pm.data.readers import HubRows, Joined, Reader, Text, open_reader
+from d3pm.data.splits import split_of
 from d3pm.errors import DataError
 
 HUB_NAMES = {"text8": "afmck/text8"}
 """Short names that the hub knows by a longer one."""
 
 log = logging.getLogger(__name__)
-
-_SPLIT_NAME = re.compile(r"(train|valid(?:ation)?|val|dev|test)(?![a-z0-9])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -66,11 +63,8 @@ def _as_path(source: str) -> Path | None:
 
 
 def _in_data_folder(name: str) -> Path | None:
-    if not (root := os.environ.get("D3PM_DATA")):
+    if not (folder := data_folder()):
         return None
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"D3PM_DATA: {root!r} is not a folder: set it to the one that holds your texts")
     plain = ["", ".txt", *TABLES]
     names = [name + kind + packed for packed in ("", *COMPRESSED) for kind in plain]
     exact = next((folder / found for found in names if (folder / found).exists()), None)
@@ -105,7 +99,7 @@ def _group(files: list[Path], column: str, folder: Path) -> dict[str, Reader]:
     """Files named train…, valid… and test… are those splits; without such names all are one text."""
     groups: dict[str, list[Reader]] = {}
     for file in files:
-        if name := _split_name(file.name):
+        if name := split_of(file.name):
             groups.setdefault(name, []).append(open_reader(file, column))
     if not groups:
         return {"train": Joined([open_reader(file, column) for file in files])}
@@ -114,36 +108,14 @@ def _group(files: list[Path], column: str, folder: Path) -> dict[str, Reader]:
     return {name: Joined(readers) for name, readers in groups.items()}
 
 
-def _split_name(name: str) -> str | None:
-    found = _SPLIT_NAME.match(name)
-    if not found:
-        return None
-    word = found[1].lower()
-    return word if word in SPLITS else "validation"
-
-
 def _from_hub(name: str, column: str, subset: str | None) -> Corpus:
     hub_name = HUB_NAMES.get(name, name)
     where = " ".join(["hub dataset", hub_name, *([subset] if subset else [])])
-    dataset = _load_from_hub(name, hub_name, subset)
-    found = {_split_name(key): HubRows(rows, column, f"{where} ({key})") for key, rows in dataset.items()}
+    dataset = from_hub(name, hub_name, subset, built_in="pydoc")
+    found = {split_of(key): HubRows(rows, column, f"{where} ({key})") for key, rows in dataset.items()}
     splits: dict[str, Reader] = {key: rows for key, rows in found.items() if key}
     if not splits and len(dataset) == 1:
         splits = {"train": HubRows(next(iter(dataset.values())), column, where)}
     if "train" not in splits:
         raise DataError(f"source: {where} has {', '.join(dataset)} but no train split: name another dataset")
     return Corpus(where, splits)
-
-
-def _load_from_hub(name: str, hub_name: str, subset: str | None) -> dict:
-    from datasets import load_dataset
-
-    try:
-        return load_dataset(hub_name, subset)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"source: {name!r} is neither in $D3PM_DATA ({os.environ.get('D3PM_DATA') or 'not set'}) nor "
-            f"to be had from the hub ({reason}): set D3PM_DATA to a folder that holds {name}, or give a path "
-            f"(./{name} if it is a file or folder here)"
-        ) from error

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from d3pm.data.base import SPLITS
-from d3pm.data.corpora import _split_name as split_of
 from d3pm.data.files import reading
 from d3pm.data.gallery import Custom, Gallery
 from d3pm.data.idx import read_idx
 from d3pm.data.pictures import Pictures, Shape, resized
+from d3pm.data.splits import split_of
 from d3pm.errors import DataError
 
 Reader = Callable[[], tuple[np.ndarray, np.ndarray | None]]

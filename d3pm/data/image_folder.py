@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from d3pm.data.base import SPLITS
-from d3pm.data.corpora import _split_name as split_of
 from d3pm.data.files import reading
 from d3pm.data.gallery import Gallery
 from d3pm.data.pictures import Pictures, Shape, picture_array, stack
+from d3pm.data.splits import split_of
 from d3pm.errors import DataError
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 """Pictures of a dataset on the hub, through ``datasets``."""
 
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -8,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from d3pm.data.base import SPLITS
-from d3pm.data.corpora import _split_name as split_of
 from d3pm.data.files import reading
 from d3pm.data.gallery import Custom, Gallery
 from d3pm.data.pictures import Pictures, Shape, picture_array, stack
+from d3pm.data.places import from_hub
+from d3pm.data.splits import split_of
 from d3pm.errors import DataError
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ class HubPictures(Gallery):
     ) -> None:
         self.where = " ".join(["hub dataset", name, *([subset] if subset else [])])
         self.size, self.custom = size, custom
-        self._rows = _by_split(_load(source, name, subset, cache_dir), self.where)
+        self._rows = _by_split(
+            from_hub(source, name, subset, built_in="digits", cache_dir=cache_dir), self.where
+        )
         self.splits = tuple(split for split in SPLITS if split in self._rows)
         self.column = self._image_column(column)
 
@@ -121,17 +123,3 @@ def _by_split(dataset: Any, where: str) -> dict[str, Any]:
     if "train" not in rows:
         raise DataError(f"source: {where} has {', '.join(dataset)} but no train split: name another dataset")
     return {split: found for split, found in rows.items() if split}
-
-
-def _load(source: str, name: str, subset: str | None, cache_dir: str | None) -> Any:
-    from datasets import load_dataset
-
-    try:
-        return load_dataset(name, subset, cache_dir=cache_dir)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"source: {source!r} is neither digits, nor in $D3PM_DATA ({os.environ.get('D3PM_DATA') or 'not set'}), "
-            f"nor to be had from the hub ({reason}): set D3PM_DATA to a folder that holds {source}, or give a path "
-            f"(./{source} if it is a folder here)"
-        ) from error

@@ -1,6 +1,5 @@
 """Finding pictures by their name: those that ship with scikit-learn, a path, a local data folder, the hub."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from d3pm.data.gallery import Custom, Gallery
 from d3pm.data.image_arrays import Arrays, idx_readers, npz_reader, npz_readers
 from d3pm.data.image_folder import PictureFolder
 from d3pm.data.image_hub import HubPictures
+from d3pm.data.places import data_folder
 from d3pm.errors import DataError
 
 CUSTOMS = {
@@ -72,11 +72,8 @@ def _as_path(source: str) -> Path | None:
 
 
 def _in_data_folder(name: str) -> Path | None:
-    if not (root := os.environ.get("D3PM_DATA")):
+    if not (folder := data_folder()):
         return None
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"D3PM_DATA: {root!r} is not a folder: set it to the one that holds your data")
     return next((path for path in (folder / name, folder / f"{name}.npz") if path.exists()), None)
 
 

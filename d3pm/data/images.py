@@ -10,7 +10,7 @@ from d3pm.data.image_codec import ImageCodec, requantize
 from d3pm.data.image_rows import ImageRows
 from d3pm.data.image_sources import find
 from d3pm.data.pictures import Pictures, held_out
-from d3pm.data.splits import HELD_OUT_PERCENT
+from d3pm.data.splits import HELD_OUT_PERCENT, known
 from d3pm.errors import ConfigError, DataError
 
 
@@ -122,8 +122,7 @@ class ImageData(DataSource):
             ConfigError: If there is no split of that name.
             DataError: If the pictures cannot be read, differ in shape, or lack the classes asked for.
         """
-        if name not in SPLITS:
-            raise ConfigError(f"split: {name!r} is unknown: give one of {', '.join(SPLITS)}")
+        known(name)
         classes = self.num_classes
         pictures = self._read(name)
         if classes is not None:

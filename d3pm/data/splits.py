@@ -1,11 +1,34 @@
-"""Where the training text ends: the arithmetic of contiguous splits."""
+"""Splits: what they are called, in files and on the hub, and where the training text ends if nobody says so."""
 
+import re
 from collections.abc import Sequence
 
 from d3pm.data.base import SPLITS
 from d3pm.errors import ConfigError
 
 HELD_OUT_PERCENT = 5
+
+_SPLIT_NAME = re.compile(r"(train|valid(?:ation)?|val|dev|test)(?![a-z0-9])", re.IGNORECASE)
+
+
+def known(name: str) -> str:
+    """The name of a split, refused (ConfigError) if there is none of that name."""
+    if name not in SPLITS:
+        raise ConfigError(f"split: {name!r} is unknown: give one of {', '.join(SPLITS)}")
+    return name
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file, a folder or a part of a hub dataset is by its name, or None.
+
+    >>> split_of("train-images.gz"), split_of("dev.txt"), split_of("trained.txt")
+    ('train', 'validation', None)
+    """
+    found = _SPLIT_NAME.match(name)
+    if not found:
+        return None
+    word = found[1].lower()
+    return word if word in SPLITS else "validation"
 
 
 def contiguous(

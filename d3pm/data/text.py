@@ -9,13 +9,14 @@ from typing import Literal
 
 import numpy as np
 
-from d3pm.data.base import SPLITS, DataSource
+from d3pm.data.base import DataSource
 from d3pm.data.blocks import PaddedDocuments, TokenBlocks
 from d3pm.data.cache import cache_root, cached
 from d3pm.data.codec import TextCodec
 from d3pm.data.corpora import Corpus, find
 from d3pm.data.normalize import TEXT8_ALPHABET
 from d3pm.data.prepare import Prepared, split_streams, store
+from d3pm.data.splits import known
 from d3pm.data.tokenizers import BYTES, load_tokenizer
 from d3pm.errors import ConfigError
 
@@ -98,7 +99,7 @@ class TextData(DataSource):
             ConfigError: If there is no split of that name.
             DataError: If the split is shorter than one block.
         """
-        tokens = self._prepared.tokens(_known(name))
+        tokens = self._prepared.tokens(known(name))
         if self.documents == "padded":
             return PaddedDocuments(tokens, self._prepared.ends(name), self.block_size, f"{name} split")
         return TokenBlocks(tokens, self.block_size, f"{name} split")
@@ -109,7 +110,7 @@ class TextData(DataSource):
 
     def characters_per_token(self, name: str) -> float:
         """Characters that one token of a split stands for: bits/token over this are bits/character."""
-        amount = self._prepared.amounts[_known(name)]
+        amount = self._prepared.amounts[known(name)]
         return amount["characters"] / amount["tokens"]
 
     @cached_property
@@ -190,9 +191,3 @@ class TextData(DataSource):
             raise ConfigError(
                 f"vocab_size: {self.vocab_size} is too few for tokenizer='bpe': give {BYTES} or more"
             )
-
-
-def _known(name: str) -> str:
-    if name not in SPLITS:
-        raise ConfigError(f"split: {name!r} is unknown: give one of {', '.join(SPLITS)}")
-    return name

@@ -1,6 +1,5 @@
 """The bound term by term, and what a picture looks like once so many terms have been sent."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -81,10 +80,6 @@ def _one_batch(
 
 
 def _join(bound: VLB, squares: Tensor | None) -> ByTime:
-    to_bits = 1 / (bound.num_dims.double().sum() * math.log(2))
-    nats = torch.cat([bound.reconstruction[:, None], bound.diffusion], 1).double().sum(0)
-    terms = (nats * to_bits).cpu()
-    after = terms.flip(0).cumsum(0).flip(0) - terms  # of the times above
-    prior = (bound.prior.double().sum() * to_bits).cpu()
+    terms, rate = bound.by_time()
     rmse = None if squares is None else (squares / len(bound.prior)).sqrt()
-    return ByTime(terms, prior + after, rmse, summarise(bound, len(terms) - 1))
+    return ByTime(terms, rate, rmse, summarise(bound, len(terms) - 1))

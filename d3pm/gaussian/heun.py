@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from d3pm.gaussian.process import GaussianDiffusion, gaussian, like, spread
+from d3pm.gaussian.process import GaussianDiffusion, angle, gaussian, like, spread
 from d3pm.objectives import Network, full_precision
 from d3pm.process import Process
 from d3pm.sampling import Sampler
@@ -42,7 +42,7 @@ class Heun(Sampler):
     ) -> Tensor:
         """See the base class."""
         process = gaussian(process, self, "Ancestral")
-        turn = angle(process, s) - angle(process, t)
+        turn = angle(process.alpha_bar(s)) - angle(process.alpha_bar(t))
         slope = velocity(process, network, x_t, t)
         ahead = like(turn.cos(), x_t) * x_t + like(turn.sin(), x_t) * slope
         at_data = s == 0
@@ -59,11 +59,5 @@ def velocity(process: GaussianDiffusion, network: Network, x_t: Tensor, t: Tenso
     with full_precision(x_t):
         x0 = process.denoise(output, x_t, t)
         # v = (cos x_t - x_0) / sin, from x_t = cos x_0 + sin eps
-        phi = angle(process, t)
+        phi = angle(process.alpha_bar(t))
         return (like(phi.cos(), x_t) * x_t - x0) / like(phi.sin(), x_t)
-
-
-def angle(process: GaussianDiffusion, t: Tensor) -> Tensor:
-    r""":math:`\phi_t = \arccos \sqrt{\bar\alpha_t}`, float64 (B,)."""
-    alpha_bar = process.alpha_bar(t)
-    return torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())

@@ -99,7 +99,7 @@ class GaussianDiffusion(Process):
         self.ends_without_signal = float(alpha_bars[-1]) <= 0
         self._check_schedule(alpha_bars)
         self._alpha_bars = Table(alpha_bars)
-        self._angles = Table(torch.atan2((1 - alpha_bars).sqrt(), alpha_bars.sqrt()))
+        self._angles = Table(angle(alpha_bars))
 
     @classmethod
     def example(cls) -> Sequence[GaussianDiffusion]:
@@ -131,10 +131,9 @@ class GaussianDiffusion(Process):
         A level beyond the schedule's last one is given T.
         """
         angles = self._angles.on(alpha_bar.device)
-        alpha_bar = alpha_bar.double()
-        angle = torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())
-        above = torch.searchsorted(angles, angle).clamp(1, self.num_steps)
-        share = safe_divide(angle - angles[above - 1], angles[above] - angles[above - 1])
+        wanted = angle(alpha_bar.double())
+        above = torch.searchsorted(angles, wanted).clamp(1, self.num_steps)
+        share = safe_divide(wanted - angles[above - 1], angles[above] - angles[above - 1])
         return above - 1 + share.clamp(0, 1)
 
     def variances(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -329,6 +328,11 @@ class GaussianDiffusion(Process):
                 f"x0 has values from {low:.4g} to {high:.4g}: scale pictures to [-1, 1], or give levels=None for "
                 "data of another range"
             )
+
+
+def angle(alpha_bar: Tensor) -> Tensor:
+    r""":math:`\arccos \sqrt{\bar\alpha}`, accurate at both ends: 0 is data, a right angle is noise."""
+    return torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())
 
 
 def gaussian(process: Process, wanted_by: object, instead: str) -> GaussianDiffusion:

@@ -9,7 +9,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,9 +62,5 @@ def rate_distortion(
         return output
 
     bound = vlb_terms(process, listening, x0, generator=generator, **cond)
-    to_bits = 1 / (bound.num_dims * math.log(2))
-    terms = torch.cat([bound.reconstruction[:, None], bound.diffusion], 1) * to_bits[:, None]
-    means = terms.double().mean(0).cpu()
-    later = means.flip(0).cumsum(0).flip(0) - means
-    prior = (bound.prior * to_bits).double().mean().cpu()
-    return RateDistortion(means, prior + later, squares.sqrt() * 127.5, bound)
+    terms, rate = bound.by_time()
+    return RateDistortion(terms, rate, squares.sqrt() * 127.5, bound)
