@@ -203,10 +203,15 @@ def test_a_misspelt_key_in_a_file_is_named(config, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("text", ["data: [", "3", "\x00"], ids=["no YAML", "no keys", "binary"])
-def test_a_file_that_is_no_config_is_refused(text, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [("data: [", ""), ("3", "name a YAML file"), ("\x00", ""), ("", "name a YAML file")],
+    ids=["no YAML", "no keys", "binary", "empty"],
+)
+def test_a_file_that_is_no_config_is_refused(text, remedy, tmp_path, capsys):
     (tmp_path / "bad.yaml").write_text(text)
-    refusal(capsys, "train", "--config", tmp_path / "bad.yaml", "--output", tmp_path / "run")
+    line = refusal(capsys, "train", "--config", tmp_path / "bad.yaml", "--output", tmp_path / "run")
+    assert remedy in line
 
 
 def test_a_missing_config_is_named(tmp_path, capsys):

@@ -27,6 +27,7 @@ _PLAINER = {
     r"Expected a dot import path string: (\S+)": r"there is no class \1 (give a dotted path)",
     r"Expected a typing.Literal\[(.*)\]\. Got value: ": r"choose one of \1, not ",
     r"Expected a <class '(\w+)'>\. Got value: ": r"expected \1, got ",
+    r"Unexpected config: *(.*)": r"config holds '\1', no keys: name a YAML file with data, process, ...",
 }
 
 
