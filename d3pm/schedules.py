@@ -350,8 +350,8 @@ class MutualInformationSchedule(Schedule):
         law = torch.as_tensor(self.frequencies, dtype=torch.float64).flatten()
         object.__setattr__(self, "frequencies", law)
         states = self.transition.num_states
-        if len(law) == states - 1:  # the absorbing state is not data
-            law = insert(law, getattr(self.transition, "absorbing_state", None), states)
+        if len(law) == states - 1:  # the mask is not data
+            law = insert(law, getattr(self.transition, "mask_state", None), states)
         if len(law) != states:
             raise ConfigError(f"frequencies has {len(law)} entries: the transition has num_states={states}")
         if bool((law < 0).any()) or not float(law.sum()) > 0:

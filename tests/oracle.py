@@ -74,7 +74,7 @@ class Chain:
     @classmethod
     def of(cls, transition) -> "Chain":
         t = torch.arange(1, transition.num_steps + 1)
-        return cls(transition.between(t - 1, t).dense(), transition.stationary(), transition.absorbing_state)
+        return cls(transition.between(t - 1, t).dense(), transition.stationary(), transition.mask_state)
 
     @property
     def num_steps(self) -> int:

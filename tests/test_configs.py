@@ -55,7 +55,7 @@ def test_text_its_parts_can_be_made_and_agree(file):
     logits = network(torch.zeros(2, 8, dtype=torch.int64, device="meta"), torch.ones(2, device="meta"))
     assert logits.shape == (2, 8, process.num_states)
     symbols = data.vocab_size if data.tokenizer == "bpe" else len(data.alphabet)
-    assert process.num_states == symbols + (process.transition.absorbing_state is not None)
+    assert process.num_states == symbols + (process.transition.mask_state is not None)
     assert callable(objective)
 
 

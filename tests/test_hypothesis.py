@@ -26,7 +26,7 @@ budget = settings(max_examples=80, deadline=None, derandomize=True, suppress_hea
 
 
 def data(transition: Transition, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    states = torch.tensor([x for x in range(transition.num_states) if x != transition.absorbing_state])
+    states = torch.tensor([x for x in range(transition.num_states) if x != transition.mask_state])
     return states[torch.randint(len(states), shape, generator=generator)]
 
 
@@ -92,8 +92,8 @@ def test_the_bound_and_the_sampler_work_at_every_size(kernel, form, k, steps, ba
     x0 = d3pm.sample(process, network, shape, steps=wanted, generator=generator)
     assert x0.shape == shape
     assert ((x0 >= 0) & (x0 < k)).all()
-    if transition.absorbing_state is not None:
-        assert (x0 != transition.absorbing_state).all()
+    if transition.mask_state is not None:
+        assert (x0 != transition.mask_state).all()
 
 
 @budget

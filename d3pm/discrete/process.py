@@ -120,7 +120,7 @@ class DiscreteDiffusion(Process):
             raise ConfigError(
                 "process is a DiscreteDiffusion, but the data are real numbers: take a GaussianDiffusion, or symbols"
             )
-        symbols, mask = codec.num_symbols, self.transition.absorbing_state
+        symbols, mask = codec.num_symbols, self.transition.mask_state
         wanted = symbols + (mask is not None and mask != _own_mask(codec))
         if self.num_states != wanted:
             raise ConfigError(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -30,10 +30,13 @@ class Transition(Part, ABC):
     Attributes:
         num_states: K, the absorbing state included where there is one.
         num_steps: T.
+        moving: Whether steps have stationary laws of their own, of which no two need be equal; the chain then
+            ends in that of its last step.
     """
 
     num_states: int
     num_steps: int
+    moving: ClassVar[bool] = False
 
     @classmethod
     def example(cls, num_states: int, num_steps: int) -> Transition:
@@ -46,14 +49,19 @@ class Transition(Part, ABC):
 
     @abstractmethod
     def stationary(self) -> Tensor:
-        r"""The law :math:`\pi` that every step keeps, float64 (K,)."""
+        r"""The law :math:`\pi` of :math:`x_T`, float64 (K,): the one that every step keeps, but see ``moving``."""
 
     @cached_property
     def absorbing_state(self) -> int | None:
-        """The state that swallows all others, which data therefore never takes; None if there is none."""
+        """The state that swallows all others; None if there is none."""
         law = self.stationary()
         top = int(law.argmax())
         return top if float(law[top]) == 1.0 else None
+
+    @property
+    def mask_state(self) -> int | None:
+        """The state that is noise alone, which data therefore never takes: the absorbing one, where there is one."""
+        return self.absorbing_state
 
     def reachable(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         r"""Where :math:`q(x_t | x_0) > 0`, bool (B, \*)."""
@@ -76,8 +84,8 @@ class Transition(Part, ABC):
     def belief(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Categorical:
         r"""Softmax over the states data can take and that can have led to :math:`x_t`."""
         possible = self.between(torch.zeros_like(t), t).cols(x_t) > 0
-        if self.absorbing_state is not None:
-            possible[..., self.absorbing_state] = False
+        if self.mask_state is not None:
+            possible[..., self.mask_state] = False
         dtype = torch.promote_types(logits.dtype, torch.float32)
         return Categorical(logits.to(dtype).masked_fill(~possible, -torch.inf))
 

@@ -30,7 +30,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def batch(process: Process) -> torch.Tensor:
     """Data of either kind, float64 where it is real."""
     if hasattr(process, "num_states"):
-        states = [x for x in range(process.num_states) if x != process.transition.absorbing_state]
+        states = [x for x in range(process.num_states) if x != process.transition.mask_state]
         return torch.tensor(states)[torch.randint(len(states), (6, 2, 4), generator=generator(10))]
     return torch.rand(6, 2, 4, generator=generator(10), dtype=torch.float64) * 2 - 1
 
@@ -291,7 +291,7 @@ class TestBelief:
         """Whatever the network says: under the absorbing kernel a visible token is the data."""
         kernel = AbsorbingTransition(num_states=4, num_steps=5, mask_index=mask_index)
         process = DiscreteDiffusion(kernel, reverse_form=form)
-        visible = torch.tensor([[x for x in range(4) if x != kernel.absorbing_state]])
+        visible = torch.tensor([[x for x in range(4) if x != kernel.mask_state]])
         logits = 50 * torch.randn(1, 3, 4, generator=generator(6), dtype=torch.float64)
         certain = torch.nn.functional.one_hot(visible, 4).double()
         for s, t in steps(4):
@@ -388,7 +388,7 @@ class TestDenseTwin:
 
     def test_they_agree(self, process, transition, chain):
         twin = DiscreteDiffusion(MatrixTransition(chain.steps), reverse_form=process.reverse_form)
-        assert twin.transition.absorbing_state == transition.absorbing_state
+        assert twin.transition.mask_state == transition.mask_state
         x0, x_t, s, t = cases(chain)
         logits = random_logits(x_t, chain.num_states)
         ours, theirs = (
@@ -576,8 +576,8 @@ class TestLongChains:
             evidence = total[..., None]
             posteriors = joint / torch.where(evidence > 0, evidence, 1.0)
             possible = total.T[x_t[b]] > 0
-            if transition.absorbing_state is not None:
-                possible[:, transition.absorbing_state] = False
+            if transition.mask_state is not None:
+                possible[:, transition.mask_state] = False
             belief = logits[b].masked_fill(~possible, -torch.inf).softmax(-1)  # (L, x_0)
             weigh = posteriors if form == "mixture" else joint
             reverse = torch.einsum("lx,xlj->lj", belief, weigh[:, x_t[b]])

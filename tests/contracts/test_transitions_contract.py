@@ -79,6 +79,11 @@ class TestEveryTransition:
         assert stationary.shape == (transition.num_states,)
         assert (stationary >= 0).all()
         assert_close(stationary.sum(), torch.ones((), dtype=torch.float64), **EXACT)
+        if transition.moving:  # then it is what every start ends in
+            t = times(transition.num_steps)
+            ends = transition.between(t * 0, t).dense()[0]
+            assert_close(ends, stationary.expand_as(ends), **EXACT)
+            return
         steps = transition.between(*all_steps(transition.num_steps))
         moved = steps.dense().mT @ stationary
         assert_close(moved, stationary.expand_as(moved), **EXACT)
