@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from d3pm.data.base import Codec
+from d3pm.data.base import Codec, DataSource
 from d3pm.distributions import Distribution
 from d3pm.specs import Part
 
@@ -69,6 +69,10 @@ class Process(Part, ABC):
     ) -> Tensor:
         r"""Put known data back into a sample on its way: noised to time s, or as the process prefers."""
         return torch.where(known, self.q_sample(x0, s, generator), x_s)
+
+    def suited(self, data: DataSource) -> Process:
+        """This process with whatever was left open filled in from the data; itself where nothing was."""
+        return self
 
     def check_network(self, network: torch.nn.Module, shape: Sequence[int]) -> None:
         """Refuse (ConfigError) a network that does not fit this process and data of this shape."""

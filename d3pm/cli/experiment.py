@@ -114,6 +114,12 @@ def check_kind(network: nn.Module, objective: Objective) -> None:
         )
 
 
+def suited(process: Process, network: nn.Module, data: DataSource) -> tuple[Process, nn.Module]:
+    """Both with whatever the config left open filled in from the data, such as the states of each column."""
+    complete = getattr(network, "suited", None)
+    return process.suited(data), complete(data) if callable(complete) else network
+
+
 def check_fits(data: DataSource, process: Process, network: nn.Module, training: TrainingConfig) -> None:
     """Have data, process, network and machine agree before an hour is spent, or an old run deleted.
 

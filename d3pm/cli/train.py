@@ -18,6 +18,7 @@ from d3pm.cli.experiment import (
     check_same_codec,
     dump,
     load_settings,
+    suited,
 )
 from d3pm.cli.forms import Draw, form_of
 from d3pm.cli.model import codec_of
@@ -62,14 +63,15 @@ def main(argv: Sequence[str]) -> int:
     torch.manual_seed(config.training.seed)
     experiment = parser.instantiate(config)
     data = experiment.data
-    check_kind(experiment.network, experiment.objective)
-    check_fits(data, experiment.process, experiment.network, experiment.training)
+    process, network = suited(experiment.process, experiment.network, data)
+    check_kind(network, experiment.objective)
+    check_fits(data, process, network, experiment.training)
     last = folder.last_checkpoint()
     if config.resume and last is not None:
         check_same_codec(data, last)
     model = DiffusionModel(
-        process=experiment.process,
-        network=experiment.network,
+        process=process,
+        network=network,
         objective=experiment.objective,
         codec=data.codec,
         shape=data.shape,

@@ -98,7 +98,7 @@ class Transition(Part, ABC):
         zero = torch.zeros_like(s)
         log_belief = self.belief(logits, x_t, t).log_probs
         # In float64 throughout: a kernel's smallest probabilities lie far below float32, and are not zero.
-        weights = log_belief.double().exp()
+        weights = _floored(log_belief.double()).exp()
         if form == "mixture":
             likelihood = self.between(zero, t).cols(x_t)
             weights = weights / torch.where(likelihood > 0, likelihood, 1.0)
@@ -115,3 +115,14 @@ class Transition(Part, ABC):
             if (value := getattr(self, name, None)) is not None
         )
         return f"{type(self).__name__}({arguments})"
+
+
+LEAST = -690.0
+"""Log-belief below which a possible state counts as this likely: its exponential would be lost, and the divergence
+infinite where nothing else leads to a state that the posterior visits."""
+
+
+def _floored(log_belief: Tensor) -> Tensor:
+    """At least ``LEAST`` where finite; the gradient passes as if nothing were done."""
+    low = (log_belief < LEAST) & (log_belief > -torch.inf)
+    return torch.where(low, LEAST + (log_belief - log_belief.detach()), log_belief)

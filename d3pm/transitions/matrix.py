@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
 
@@ -12,14 +11,12 @@ from torch import Tensor
 
 from d3pm.errors import ConfigError
 from d3pm.tables import Table
-from d3pm.transitions.base import Transition
+from d3pm.transitions.cumulative import CumulativeTransition
 from d3pm.transitions.laws import checked_law
 from d3pm.transitions.operators import DenseOperator
 
-CACHE_BYTES = 2**28  # what strided products may take
 
-
-class MatrixTransition(Transition):
+class MatrixTransition(CumulativeTransition):
     r"""A stack of row-stochastic matrices :math:`Q_1 \ldots Q_T`, used as they are.
 
     Storage :math:`8 T K^2` bytes, and as much again for :math:`\bar Q_t`; rows and columns O(K) an entry, a reverse
@@ -43,7 +40,7 @@ class MatrixTransition(Transition):
 
     def __init__(self, matrices: Tensor | str | Path, law: Tensor | None = None) -> None:
         stack = (
-            read_matrices(matrices)
+            read_tensor(matrices, "matrices")
             if isinstance(matrices, (str, Path))
             else torch.as_tensor(matrices, dtype=torch.float64)
         )
@@ -56,11 +53,6 @@ class MatrixTransition(Transition):
             raise ConfigError(
                 f"law has {len(self._stationary)} entries: the matrices have {self.num_states} states"
             )
-        bars = [torch.eye(self.num_states, dtype=torch.float64)]
-        for step in self.matrices:
-            bars.append(bars[-1] @ step)
-        self._bars = Table(torch.stack(bars))
-        self._products: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
     @classmethod
     def example(cls, num_states: int, num_steps: int) -> MatrixTransition:
@@ -79,15 +71,9 @@ class MatrixTransition(Transition):
         """See the base class."""
         return self._stationary
 
-    def between(self, s: Tensor, t: Tensor) -> DenseOperator:
-        """See the base class: single steps and products from 0 are read off, others multiplied once and kept."""
-        if bool((s == 0).all()):
-            return DenseOperator(self._bars[t])
-        if bool((t == s + 1).all()):
-            return DenseOperator(self._steps[s])
-        pairs, index = torch.stack([s, t], -1).unique(dim=0, return_inverse=True)
-        products = torch.stack([self._product(a, b) for a, b in pairs.tolist()])
-        return DenseOperator(products.to(s.device)[index])
+    def single(self, t: Tensor) -> DenseOperator:
+        """See the base class: the matrices themselves."""
+        return DenseOperator(self._steps[t - 1])
 
     @cached_property
     def absorbing_state(self) -> int | None:
@@ -95,17 +81,6 @@ class MatrixTransition(Transition):
         state = super().absorbing_state
         kept = state is not None and bool((self.matrices[:, state, state] == 1).all())
         return state if kept else None
-
-    def _product(self, s: int, t: int) -> Tensor:
-        if s == 0 or s == t:
-            return self._bars.values[t if s == 0 else 0]
-        if t == s + 1:
-            return self._steps.values[s]
-        if (s, t) not in self._products:
-            self._products[s, t] = self._product(s, t - 1) @ self._steps.values[t - 1]
-            while len(self._products) * 8 * self.num_states**2 > CACHE_BYTES:
-                self._products.popitem(last=False)
-        return self._products[s, t]
 
 
 def checked_stack(stack: Tensor) -> Tensor:
@@ -135,11 +110,11 @@ def checked_stack(stack: Tensor) -> Tensor:
     return stack / torch.where((sums - 1).abs() > 1e-12, sums, 1.0).unsqueeze(-1)
 
 
-def read_matrices(path: str | Path) -> Tensor:
-    """One tensor from a ``.npy`` or ``.safetensors`` file."""
+def read_tensor(path: str | Path, name: str) -> Tensor:
+    """The one tensor of a ``.npy`` or ``.safetensors`` file; errors call it ``name``."""
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"matrices: no file {path}: give a .npy or .safetensors file of shape (T, K, K)")
+        raise ConfigError(f"{name}: there is no file {path}: give a .npy or .safetensors file")
     try:
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False))
@@ -148,14 +123,17 @@ def read_matrices(path: str | Path) -> Tensor:
 
             tensors = list(load_file(path).values())
             if len(tensors) != 1:
-                raise ConfigError(f"matrices: {path} holds {len(tensors)} tensors: it must hold exactly one")
+                raise ConfigError(f"{name}: {path} holds {len(tensors)} tensors: it must hold exactly one")
             return tensors[0]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"matrices: {path} cannot be read ({error}): save it again") from error
-    raise ConfigError(f"matrices: {path} is neither .npy nor .safetensors")
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a broken file makes its reader say
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{name}: {path} cannot be read ({reason}): save it again") from error
+    raise ConfigError(f"{name}: {path} is neither .npy nor .safetensors: convert it")
 
 
-def solve_stationary(stack: Tensor) -> Tensor:
+def solve_stationary(stack: Tensor, name: str = "matrices") -> Tensor:
     r"""The one law with :math:`\pi Q_t = \pi` for every t, from the null space of the average matrix."""
     num_states = stack.shape[-1]
     leak = torch.eye(num_states, dtype=torch.float64) - stack.mean(0)
@@ -164,8 +142,12 @@ def solve_stationary(stack: Tensor) -> Tensor:
     law = (law / law.sum()).where(law > 1e-14, 0.0)
     law = law / law.sum()
     unique = num_states == 1 or float(values[-2]) > 1e-10
-    kept = float((law @ stack - law).abs().max()) < 1e-8
-    if not (unique and kept):
+    if not (unique and keeps(law, stack)):
         why = "more than one law is" if not unique else "no single law is"
-        raise ConfigError(f"matrices: {why} kept by every step: give law, that of x_T, a (K,) tensor")
+        raise ConfigError(f"{name}: {why} kept by every step: give law, that of x_T, a (K,) tensor")
     return law
+
+
+def keeps(law: Tensor, matrices: Tensor) -> bool:
+    """Whether every matrix (\\*, K, K) leaves the law (K,) as it is."""
+    return float((law @ matrices - law).abs().max()) < 1e-8
