@@ -29,7 +29,7 @@ SHOWN = 10
 DESCRIPTION = """Print how a schedule destroys data, and whether nothing is left of it in the end: the divergence of
 q(x_T|x_0) from the standard normal prior of Gaussian diffusion, which the bound pays as L_T.
 
-SCHEDULE is one of d3pm/schedules.py, such as linear or cosine, or a class path, such as mine.MySchedule.
+SCHEDULE is one of d3pm/schedules, such as linear or cosine, or a class path, such as mine.MySchedule.
 `d3pm schedule SCHEDULE --help` lists its own options too: the arguments of its constructor."""
 
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the verb."""
     kind = find_schedule(argv[0]) if argv and not argv[0].startswith("-") else None
     parser = Parser(prog="d3pm schedule", description=DESCRIPTION)
-    parser.add_argument("schedule", metavar="SCHEDULE", help="one of d3pm/schedules.py, or class path")
+    parser.add_argument("schedule", metavar="SCHEDULE", help="one of d3pm/schedules, or class path")
     parser.add_argument("--num_steps", type=int, default=1000, help="T")
     parser.add_argument(
         "--source", type=str, default="digits", help="pictures, as d3pm.data.ImageData names them"
