@@ -358,7 +358,9 @@ class TestReverse:
         probs = dense_reverse(chain, logits[:, :1], x_t, s, t, process.reverse_form)[:, 0]
         shares = torch.nn.functional.one_hot(drawn, chain.num_states).double().mean(1)
         assert (shares[probs < 1e-14] == 0).all()
-        noise = 5.5 * (probs * (1 - probs) / draws).sqrt() + 3 / draws  # a rare state may come up a time or two
+        noise = (
+            5.5 * (probs * (1 - probs) / draws).sqrt() + 3 / draws
+        )  # a rare state may come up a time or two
         assert ((shares - probs).abs() <= noise).all()
 
     def test_at_the_data_the_divergence_is_the_surprise(self, process, chain):

@@ -194,6 +194,19 @@ def test_every_structure_is_made_by_some_kernel():
     assert set(concrete_subclasses(Operator)) <= made
 
 
+@pytest.mark.parametrize("num_states", [2, 5, 27, 300])
+def test_sampled_rows_are_those_of_the_product_of_dense_steps(kernel, num_states):
+    transition = kernel.example(num_states=num_states, num_steps=8)
+    t = torch.arange(1, 9)
+    steps = transition.between(t - 1, t).dense()
+    x = torch.randint(num_states, (1, 40), generator=generator(13))
+    for s, t in ((0, 8), (0, 3), (2, 7)):
+        product = torch.linalg.multi_dot(list(steps[s:t])) if t - s > 1 else steps[s]
+        operator = transition.between(times(s), times(t))
+        assert_close(operator.rows(x)[0], product[x[0]], rtol=1e-9, atol=1e-12)
+        assert_close(operator.cols(x)[0], product.T[x[0]], rtol=1e-9, atol=1e-12)
+
+
 # The named kernels against their formulas
 
 
