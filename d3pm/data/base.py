@@ -29,6 +29,8 @@ class Codec(ABC):
     num_symbols: int
     real: ClassVar[bool] = False
     """Whether rows are floats, not the symbols themselves."""
+    columnwise: ClassVar[bool] = False
+    """Whether entry i of every row is a variable of its own, with its own symbols: a column of a table."""
 
     @abstractmethod
     def encode(self, item: Any) -> Tensor:

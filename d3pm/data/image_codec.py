@@ -1,9 +1,9 @@
-"""Pictures as numbers: grey levels as even steps in [-1, 1], without loss."""
+"""Pictures as numbers: grey levels as even steps in [-1, 1], or as the levels themselves; without loss."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -20,20 +20,25 @@ MODES = {1: "L", 3: "RGB"}
 
 FILE = "image_codec.json"
 
+MASK = 128
+"""The 8-bit grey that shows a masked entry: the middle one."""
+
 
 class ImageCodec(Codec):
-    r"""Pictures to float32 ``(C, H, W)`` in [-1, 1] and back, as a JSON file beside the model.
+    r"""Pictures to ``(C, H, W)`` and back: float32 in [-1, 1], or int64 levels; as a JSON file beside the model.
 
     .. math::
         x = \frac{2 v}{\text{levels} - 1} - 1, \qquad v \in \{0, …, \text{levels} - 1\}
 
     The levels are ``levels`` even steps that begin in -1 and end in 1, both exactly. :meth:`decode` takes the
     nearest one, so it gives back what was encoded, and what a sampler left between two levels (or beyond the
-    ends) becomes a picture. All costs are O(1) an entry.
+    ends) becomes a picture. With ``discrete``, entries are the levels v themselves, and the symbol ``levels``, an
+    absorbing kernel's mask, is shown as the middle grey. All costs are O(1) an entry.
 
     Args:
         shape: Channels (1: grey, 3: colour), height and width of a picture.
         levels: Grey levels a channel has: 256 for photographs and MNIST, 17 for scikit-learn's digits.
+        discrete: Whether entries are the levels, as a :class:`~d3pm.DiscreteDiffusion` wants them, and not floats.
 
     Raises:
         ConfigError: If the shape is none of a picture, or ``levels`` do not fit 8 bits.
@@ -50,11 +55,11 @@ class ImageCodec(Codec):
         [[[0, 1], [2, 4]]]
         >>> np.asarray(codec.decode(x[None])[0]).tolist()  # shown as 8-bit grey
         [[0, 64], [128, 255]]
+        >>> ImageCodec((1, 2, 2), levels=5, discrete=True).encode(np.array([[0, 1], [2, 4]])).tolist()
+        [[[0, 1], [2, 4]]]
     """
 
-    real: ClassVar[bool] = True
-
-    def __init__(self, shape: Sequence[int], levels: int = 256) -> None:
+    def __init__(self, shape: Sequence[int], levels: int = 256, discrete: bool = False) -> None:
         if len(shape) != 3 or shape[0] not in MODES or min(shape) < 1:
             raise ConfigError(
                 f"shape: {tuple(shape)} is none of a picture: give (channels, height, width), 1 or 3 channels"
@@ -63,19 +68,25 @@ class ImageCodec(Codec):
             raise ConfigError(f"levels: {levels} do not fit 8-bit pictures: give 2 … 256")
         self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         self.levels = levels
+        self.discrete = discrete
         self.num_symbols = levels
 
+    @property
+    def real(self) -> bool:  # type: ignore[override] # one class, two codes
+        """Whether entries are floats."""
+        return not self.discrete
+
     def __eq__(self, other: object) -> bool:
-        """Whether both write pictures of one shape in the same levels."""
+        """Whether both write pictures of one shape in the same levels, and these in the same way."""
         if not isinstance(other, ImageCodec):
             return NotImplemented
-        return (self.shape, self.levels) == (other.shape, other.levels)
+        return self._record() == other._record()
 
     def __hash__(self) -> int:
-        return hash((self.shape, self.levels))
+        return hash((self.shape, self.levels, self.discrete))
 
     def encode(self, item: Any) -> Tensor:
-        """One picture to float32 ``(C, H, W)`` in [-1, 1].
+        """One picture to ``(C, H, W)``: float32 in [-1, 1], or int64 levels.
 
         Args:
             item: Integers ``(H, W)`` or ``(H, W, C)`` in ``0 … levels - 1``; or a Pillow image (8 bits a
@@ -83,11 +94,15 @@ class ImageCodec(Codec):
                 comes back as it was.
 
         Raises:
-            DataError: If the size, the channels, the type or a value does not fit.
+            DataError: If the size, the channels, the type or a value does not fit: which, and where.
         """
         shown = _pillow_array(item, MODES[self.shape[0]])
         levels = np.asarray(item) if shown is None else requantize(shown, 256, self.levels)
-        return self.values(torch.from_numpy(self._checked(levels).transpose(2, 0, 1)))
+        return self.rows(torch.from_numpy(self._checked(levels).transpose(2, 0, 1)))
+
+    def rows(self, levels: Tensor) -> Tensor:
+        """Grey levels of any integer type as entries of the code: of the same shape."""
+        return levels.to(torch.int64) if self.discrete else self.values(levels)
 
     def values(self, symbols: Tensor) -> Tensor:
         """The value in [-1, 1] of each grey level, float32 of the same shape."""
@@ -98,9 +113,13 @@ class ImageCodec(Codec):
     def symbols(self, x: Tensor) -> Tensor:
         """The grey level nearest to each entry, int64 of the same shape; beyond the ends it is 0 or levels - 1.
 
+        Entries of a discrete code are levels already.
+
         Raises:
-            DataError: If ``x`` holds integers, or values that are not finite.
+            DataError: If ``x`` is of another type than the code's, or holds values that are not finite.
         """
+        if self.discrete:
+            return _whole(x)
         if not x.is_floating_point():
             raise DataError(f"x: {x.dtype} is no picture in [-1, 1]: give floats")
         if not x.isfinite().all():
@@ -120,7 +139,8 @@ class ImageCodec(Codec):
         Height and width may be other ones than the codec's: a convolutional network draws any size.
 
         Raises:
-            DataError: If ``x`` has another rank or other channels, is not of floats, or not finite.
+            DataError: If ``x`` has another rank or other channels, is of another type than the code's, or holds
+                what is no level.
         """
         from PIL import Image
 
@@ -128,15 +148,14 @@ class ImageCodec(Codec):
             raise DataError(
                 f"x: {tuple(x.shape)} is no batch of pictures of {self.shape[0]} channels: give (B, C, H, W)"
             )
-        shown = requantize(self.symbols(x).cpu().numpy(), self.levels, 256).transpose(0, 2, 3, 1)
+        shown = self._shown(self.symbols(x).cpu().numpy()).transpose(0, 2, 3, 1)
         shown = shown[..., 0] if self.shape[0] == 1 else shown
         return [Image.fromarray(np.ascontiguousarray(row)) for row in shown]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``image_codec.json``."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        record = {"shape": list(self.shape), "levels": self.levels}
-        (Path(folder) / FILE).write_text(json.dumps(record) + "\n")
+        (Path(folder) / FILE).write_text(json.dumps(self._record()) + "\n")
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:
@@ -150,7 +169,7 @@ class ImageCodec(Codec):
             file = _download(str(name))
         try:
             record = json.loads(file.read_text())
-            return cls(record["shape"], record["levels"])
+            return cls(record["shape"], record["levels"], record.get("discrete", False))
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise DataError(
@@ -172,12 +191,29 @@ class ImageCodec(Codec):
                 f"image: shape {levels.shape} is not (height, width, channels) = "
                 f"{(height, width, channels)}: resize or convert it, or use the codec of its own size"
             )
-        if levels.min() < 0 or levels.max() >= self.levels:
-            raise DataError(
-                f"image: values {levels.min()} … {levels.max()} lie outside 0 … {self.levels - 1}: "
-                f"give grey levels, or a codec of more levels"
-            )
+        refuse_outside(levels, self.levels, ("row", "column", "channel"))
         return levels.astype(np.uint8)
+
+    def _shown(self, levels: np.ndarray) -> np.ndarray:
+        """Levels in 8 bits, the mask of a discrete code among them."""
+        refuse_outside(levels, self.levels + self.discrete, ("picture", "channel", "row", "column"))
+        shown = requantize(np.minimum(levels, self.levels - 1), self.levels, 256)
+        return np.where(levels == self.levels, np.uint8(MASK), shown)
+
+    def _record(self) -> dict[str, Any]:
+        return {"shape": list(self.shape), "levels": self.levels, "discrete": self.discrete}
+
+
+def refuse_outside(levels: np.ndarray, number: int, axes: Sequence[str]) -> None:
+    """Refuse (DataError) an array that holds anything but ``0 … number - 1``: the first that does, and where."""
+    outside = (levels < 0) | (levels >= number)
+    if outside.any():
+        place = np.argwhere(outside)[0]
+        where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, place, strict=True))
+        raise DataError(
+            f"image: value {levels[tuple(place)]} at {where} lies outside 0 … {number - 1}: "
+            f"give grey levels, or a codec of more levels"
+        )
 
 
 def requantize(levels: np.ndarray, before: int, after: int) -> np.ndarray:
@@ -191,6 +227,12 @@ def requantize(levels: np.ndarray, before: int, after: int) -> np.ndarray:
         return levels.astype(np.uint8, copy=False)
     table = (2 * np.arange(before) * (after - 1) + before - 1) // (2 * (before - 1))
     return table.astype(np.uint8)[levels]
+
+
+def _whole(x: Tensor) -> Tensor:
+    if x.is_floating_point() or x.dtype == torch.bool:
+        raise DataError(f"x: {x.dtype} is no picture of grey levels: give whole numbers")
+    return x.to(torch.int64)
 
 
 def _pillow_array(item: Any, mode: str) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Pictures in memory as a dataset of floats."""
+"""Pictures in memory as a dataset of floats, or of grey levels."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ Item = dict[str, Tensor]
 
 
 class ImageRows(Dataset[Item]):
-    """Pictures kept as bytes, ``{"x0": float32 (C, H, W), "labels": int64 ()}`` made on access.
+    """Pictures kept as bytes, ``{"x0": (C, H, W), "labels": int64 ()}`` made on access.
 
     Args:
         pictures: The pictures, in levels of the codec.
-        codec: What turns levels into floats.
+        codec: What turns levels into entries: floats, or int64 levels if it is discrete.
         labels: Whether items hold the class.
         flip: Whether each access shows a picture or its mirror image, by a draw of torch's global generator
             (so that a run which restores that generator sees the same pictures again).
@@ -50,7 +50,7 @@ class ImageRows(Dataset[Item]):
         if self.flip:
             mirrored = torch.rand(len(places)) < 0.5
             levels = torch.where(mirrored[:, None, None, None], levels.flip(-1), levels)
-        x0 = self.codec.values(levels)
+        x0 = self.codec.rows(levels)
         if self.labels is None:
             return [{"x0": row} for row in x0]
         return [{"x0": row, "labels": label} for row, label in zip(x0, self.labels[places], strict=True)]

@@ -1,4 +1,4 @@
-"""Pictures as a data source: from a name to floats in [-1, 1]."""
+"""Pictures as a data source: from a name to floats in [-1, 1], or to grey levels."""
 
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from d3pm.errors import ConfigError, DataError
 
 
 class ImageData(DataSource):
-    """Pictures found by name, kept in memory as bytes, shown as floats in [-1, 1].
+    """Pictures found by name, kept in memory as bytes, shown as floats in [-1, 1] or as grey levels.
 
     Nothing is read before it is asked for; ``shape`` and ``codec`` ask for as little as can be. Splits that the
     source lacks are cut from its training pictures, always in the same way: the last 5,000 of MNIST,
@@ -37,6 +37,7 @@ class ImageData(DataSource):
         column: The column of a hub dataset that holds the pictures; None takes the first that does.
         subset: The configuration of a hub dataset.
         cache_dir: Where ``datasets`` keeps what it downloads.
+        discrete: Show int64 levels ``0 … levels - 1``, for a discrete process, instead of floats in [-1, 1].
 
     Raises:
         ConfigError: If an option is out of range, or contradicts the source (the latter at first use).
@@ -62,6 +63,7 @@ class ImageData(DataSource):
         column: str | None = None,
         subset: str | None = None,
         cache_dir: str | None = None,
+        discrete: bool = False,
     ) -> None:
         self.source = source
         self.size = size
@@ -72,6 +74,7 @@ class ImageData(DataSource):
         self.column = column
         self.subset = subset
         self.cache_dir = cache_dir
+        self.discrete = discrete
         self._check()
         self._pictures: dict[str, Pictures] = {}
 
@@ -92,7 +95,7 @@ class ImageData(DataSource):
                 f"levels: {self.levels} are more than the {self._gallery.levels} that {self.source} has: "
                 f"lower it or leave it out"
             )
-        return ImageCodec(self.shape, self.levels or self._gallery.levels)
+        return ImageCodec(self.shape, self.levels or self._gallery.levels, self.discrete)
 
     @property
     def class_names(self) -> list[str] | None:
@@ -137,7 +140,8 @@ class ImageData(DataSource):
             f"{sum(amounts.values()):,} pictures {height} x {width}, {'grey' if channels == 1 else 'colour'}"
         )
         classes = [f"{self.num_classes} classes"] if self.labels else []
-        facts = ", ".join([what, f"{self.codec.levels} levels", *classes, self._gallery.where])
+        levels = f"{self.codec.levels} levels{' as categories' if self.discrete else ''}"
+        facts = ", ".join([what, levels, *classes, self._gallery.where])
         return (
             f"{self.source}: {facts}: {', '.join(f'{name} {amount:,}' for name, amount in amounts.items())}"
         )

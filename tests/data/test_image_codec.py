@@ -113,9 +113,62 @@ class TestPictures:
         assert ImageCodec((1, 2, 2)).decode(torch.zeros(0, 1, 2, 2)) == []
 
 
+class TestLevelsAsSymbols:
+    @given(LEVELS)
+    def test_they_are_what_the_floats_stand_for(self, levels):
+        real, discrete = (ImageCodec((1, 1, levels), levels, discrete) for discrete in (False, True))
+        x = discrete.encode(ramp(levels))
+        assert x.dtype == torch.int64
+        assert torch.equal(x, real.symbols(real.encode(ramp(levels))))
+        assert torch.equal(discrete.symbols(x), x)
+        assert discrete.num_symbols == levels
+        shown, expected = (
+            np.asarray(codec.decode(codec.encode(ramp(levels))[None])[0]) for codec in (discrete, real)
+        )
+        assert np.array_equal(shown, expected)
+        assert torch.equal(discrete.encode(Image.fromarray(shown)), x)
+
+    @given(LEVELS)
+    def test_a_mask_is_the_middle_grey(self, levels):
+        codec = ImageCodec((3, 1, 2), levels, discrete=True)
+        x = torch.tensor([[[[0, levels - 1]], [[levels, 0]], [[0, levels]]]])
+        (shown,) = codec.decode(x)
+        assert np.asarray(shown).tolist() == [[[0, 128, 0], [255, 0, 128]]]
+
+    def test_the_two_codes_differ(self):
+        real, discrete = (ImageCodec((1, 8, 8), 17, discrete) for discrete in (False, True))
+        assert real != discrete
+        assert (real.real, discrete.real) == (True, False)
+
+    def test_what_was_saved_before_there_were_two_is_of_floats(self, tmp_path):
+        (tmp_path / "image_codec.json").write_text('{"shape": [1, 8, 8], "levels": 17}')
+        assert ImageCodec.from_pretrained(tmp_path) == ImageCodec((1, 8, 8), 17)
+
+    @pytest.mark.parametrize(
+        ("x", "says"),
+        [
+            (torch.zeros(1, 1, 2, 2), "float32 is no picture of grey levels: give whole numbers"),
+            (torch.zeros(1, 1, 2, 2, dtype=torch.bool), "bool is no picture"),
+            (
+                torch.tensor([[[[0, 0], [6, 0]]]]),
+                "value 6 at picture 0, channel 0, row 1, column 0 lies outside 0 … 5",
+            ),
+            (torch.tensor([[[[0, -1], [5, 0]]]]), "value -1 at picture 0, channel 0, row 0, column 1"),
+            (torch.zeros(1, 3, 2, 2, dtype=torch.int64), "no batch of pictures of 1 channels"),
+        ],
+    )
+    def test_what_cannot_be_decoded(self, x, says):
+        assert says in refusal(ImageCodec((1, 2, 2), 5, discrete=True).decode, x)
+
+    def test_a_mask_is_no_picture(self):
+        says = refusal(ImageCodec((1, 2, 2), 5, discrete=True).encode, np.full((2, 2), 5))
+        assert "value 5 at row 0, column 0, channel 0 lies outside 0 … 4" in says
+
+
 class TestSaving:
-    def test_it_comes_back_equal(self, tmp_path):
-        codec = ImageCodec((3, 8, 9), levels=16)
+    @pytest.mark.parametrize("discrete", [False, True])
+    def test_it_comes_back_equal(self, tmp_path, discrete):
+        codec = ImageCodec((3, 8, 9), levels=16, discrete=discrete)
         codec.save_pretrained(tmp_path / "new" / "folder")
         again = ImageCodec.from_pretrained(tmp_path / "new" / "folder")
         assert again == codec
@@ -149,8 +202,8 @@ class TestMistakes:
             ("text", "no grey levels"),
             (np.zeros((2, 3), int), r"shape (2, 3, 1) is not (height, width, channels) = (2, 2, 1)"),
             (np.zeros((2, 2, 3), np.uint8), "resize or convert it"),
-            (np.full((2, 2), 17), "values 17 … 17 lie outside 0 … 16"),
-            (np.full((2, 2), -1), "values -1 … -1 lie outside 0 … 16"),
+            (np.full((2, 2), 17), "value 17 at row 0, column 0, channel 0 lies outside 0 … 16"),
+            (np.array([[16, 0], [3, -1]]), "value -1 at row 1, column 1, channel 0 lies outside 0 … 16"),
             (Image.new("RGB", (2, 2)), "give image.convert('L')"),
             (Image.new("L", (3, 2)), "resize or convert it"),
         ],

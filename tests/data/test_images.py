@@ -94,6 +94,18 @@ class TestDigits:
             assert unigram_entropy(data.split(name), 17, data.codec) == pytest.approx(expected, abs=1e-5)
             assert 0 < expected < math.log2(17)
 
+    def test_levels_are_those_of_the_floats(self):
+        data, floats = ImageData(labels=True, discrete=True), ImageData(labels=True)
+        for name in SPLITS:
+            item = data.split(name)[3]
+            assert (item["x0"].dtype, item["x0"].shape) == (torch.int64, data.shape)
+            assert torch.equal(levels(data.split(name)), levels(floats.split(name)))
+            assert item["labels"] == floats.split(name)[3]["labels"]
+        assert "17 levels as categories" in data.describe()
+        assert unigram_entropy(data.split("test"), 17) == unigram_entropy(
+            floats.split("test"), 17, floats.codec
+        )
+
     def test_floats_without_a_codec_have_no_symbols(self):
         for law in (frequencies, unigram_entropy):
             with pytest.raises(DataError, match=r"codec: rows of torch\.float32 are no symbols"):
@@ -244,6 +256,16 @@ class TestArrays:
 
 
 class TestRows:
+    def test_levels_are_flipped_like_floats(self):
+        images = np.random.default_rng(0).integers(0, 256, (9, 1, 3, 4), np.uint8)
+        found = []
+        for discrete in (False, True):
+            torch.manual_seed(1)
+            found.append(
+                levels(ImageRows(Pictures(images, None), ImageCodec((1, 3, 4), discrete=discrete), flip=True))
+            )
+        assert torch.equal(*found)
+
     @staticmethod
     def rows(flip: bool, number: int = 2000) -> ImageRows:
         images = np.tile(np.array([[[[0, 255]]]], np.uint8), (number, 1, 1, 1))
@@ -335,6 +357,7 @@ class TestOptions:
             "column": "img",
             "subset": "plain",
             "cache_dir": "x",
+            "discrete": True,
         }
         data = ImageData(**options)
         assert {name: getattr(data, name) for name in options} == options
