@@ -467,8 +467,32 @@ def test_transition_prints_matrices_and_mixing(capsys):
     shown = output(capsys, "transition", "absorbing", "--num-states", 3, "--num-steps", 4, "--t", 3)
     assert "Q_3 =\n0.5000  0.0000  0.5000\n" in shown
     assert "Qbar_3 =\n0.2500  0.0000  0.7500\n" in shown
-    mixing = dict(line.split() for line in shown.partition("pi)\n")[2].splitlines())
-    assert mixing == {"0": "1.000000", "1": "0.750000", "2": "0.500000", "3": "0.250000", "4": "0.000000"}
+    rows = [line.split() for line in shown.partition("H(x_0)\n")[2].splitlines()]
+    falling = ["1.000000", "0.750000", "0.500000", "0.250000", "0.000000"]
+    assert rows == [
+        [str(t), share, share] for t, share in enumerate(falling)
+    ]  # what is kept is what is known
+
+
+def test_what_is_left_depends_on_the_data(capsys):
+    options = ["--num-states", 3, "--num-steps", 4]
+    plain = output(capsys, "transition", "discretized-gaussian", *options, "--schedule", "ReciprocalSchedule")
+    skewed = output(
+        capsys,
+        "transition",
+        "discretized_gaussian",
+        *options,
+        "--schedule=ReciprocalSchedule",
+        "--unigram=[0.9,0,0.1]",
+    )
+    assert plain != skewed
+    assert plain.partition("pi =")[0] == skewed.partition("pi =")[0]
+
+
+@pytest.mark.parametrize("law", ["[0.5,0.5]", "[0.5,0.5,0.5]", "[1.5,-0.5,0]"])
+def test_a_law_of_the_data_that_is_none_is_one_line(capsys, law):
+    options = ["--num-states=3", "--num-steps=4", f"--unigram={law}"]
+    assert "--unigram" in refusal(capsys, "transition", "uniform", *options)
 
 
 def test_a_saved_kernel_is_a_kernel(tmp_path, capsys):

@@ -14,13 +14,15 @@ import d3pm.transitions
 from d3pm.cli.parser import Parser, did_you_mean
 from d3pm.errors import ConfigError
 from d3pm.specs import find_class
-from d3pm.transitions import Transition
+from d3pm.transitions import Transition, retained
+from d3pm.transitions.laws import checked_law
 
 MAX_NUMBERS = 2**27  # in matrices made at once: 1 GiB of float64
 MAX_SHOWN = 12  # states of a matrix that are printed
-DESCRIPTION = """Print a kernel's matrices Q_t and Qbar_t = Q_1 ... Q_t, and how fast it mixes towards pi.
+DESCRIPTION = """Print a kernel's matrices Q_t and Qbar_t = Q_1 ... Q_t, how fast it mixes towards pi, and how much of
+the data is left at a time, I(x_t; x_0) / H(x_0).
 
-KERNEL is a file of d3pm/transitions, such as absorbing or uniform, or a class path, such as mine.MyKernel.
+KERNEL is a file of d3pm/transitions, such as absorbing or discretized-gaussian, or a class path, such as mine.MyKernel.
 `d3pm transition KERNEL --help` lists its own options too: the arguments of its constructor."""
 
 
@@ -32,16 +34,22 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--t", type=int | None, help="time of the printed matrices; null: T/2")
     parser.add_argument("--plot", type=str | None, help="draw the matrices and the mixing into this picture")
     parser.add_argument("--save", type=str | None, help="write Q_t, (T, K, K), into this .safetensors file")
+    parser.add_argument(
+        "--unigram",
+        type=list[float] | None,
+        help="law of the data, [p_1, ...]; null: every state but a mask alike",
+    )
     names = [] if kernel is None else parser.add_class_arguments(kernel)
     config = parser.instantiate(parser.parse_args(argv))
     transition = (kernel or find_kernel(config.kernel))(**{name: config[name] for name in names})
     _check_file(config.plot, (".png", ".pdf", ".svg"))
     _check_file(config.save, (".safetensors",))
-    show(transition, config.t)
+    law = unigram(transition, config.unigram)
+    show(transition, config.t, law)
     if config.save:
         save(transition, Path(config.save))
     if config.plot:
-        plot(transition, config.t, Path(config.plot))
+        plot(transition, config.t, law, Path(config.plot))
     return 0
 
 
@@ -63,8 +71,8 @@ def find_kernel(name: str) -> type[Transition]:
         ConfigError: If it is neither a file of ``d3pm/transitions`` with a kernel nor the path of one.
     """
     known = kernels()
-    if name in known:
-        return known[name]
+    if name.replace("-", "_") in known:
+        return known[name.replace("-", "_")]
     with suppress(ConfigError):
         kernel = find_class(name)
         if _is_kernel(kernel):
@@ -109,7 +117,24 @@ def mixing(transition: Transition, times: Tensor) -> Tensor:
     )
 
 
-def show(transition: Transition, t: int | None) -> None:
+def unigram(transition: Transition, given: Sequence[float] | None) -> Tensor:
+    """The law of the data over all states, (K,).
+
+    Raises:
+        ConfigError: If it is no law of so many states.
+    """
+    states, mask = transition.num_states, transition.mask_state
+    if given is None:
+        law = torch.ones(states, dtype=torch.float64)
+        law[[] if mask is None else [mask]] = 0.0
+        return law / law.sum()
+    law = checked_law(torch.tensor(given, dtype=torch.float64), "--unigram")
+    if len(law) != states:
+        raise ConfigError(f"--unigram has {len(law)} entries: the kernel has {states} states")
+    return law
+
+
+def show(transition: Transition, t: int | None, law: Tensor) -> None:
     """Print the matrices at t, the stationary law and a table of the mixing."""
     time = _time(transition, t)
     parts = [str(transition)]
@@ -117,11 +142,18 @@ def show(transition: Transition, t: int | None) -> None:
         parts.append(f"{name}_{int(time)} =\n{_text(matrices(transition, s, time)[0])}")
     parts.append(f"pi = {_text(transition.stationary())}")
     times = torch.linspace(0, transition.num_steps, min(transition.num_steps, 10) + 1).round().long()
-    distances = zip(times.tolist(), mixing(transition, times).tolist(), strict=True)
-    parts.append(
-        "\n".join(["   t   max_i TV(Qbar_t[i, :], pi)", *(f"{at:4d}   {far:.6f}" for at, far in distances)])
-    )
+    rows = zip(times.tolist(), mixing(transition, times).tolist(), remaining(transition, law, times), strict=True)
+    head = "   t   max_i TV(Qbar_t[i, :], pi)   I(x_t; x_0) / H(x_0)"
+    parts.append("\n".join([head, *(f"{at:4d}   {far:.6f}{'':19}{share:.6f}" for at, far, share in rows)]))
     print("\n\n".join(parts))
+
+
+def remaining(transition: Transition, law: Tensor, times: Tensor) -> list[float]:
+    """I/H at these times; nothing is left of data that have one state only."""
+    matrices(transition, times[:1] * 0, times[:1])  # refuses what is too large
+    if int((law > 0).sum()) < 2:
+        return [0.0] * len(times)
+    return retained(transition, law, times).tolist()
 
 
 def _time(transition: Transition, t: int | None) -> Tensor:
@@ -158,7 +190,7 @@ def save(transition: Transition, file: Path) -> None:
     print(f"\nQ {tuple(steps.shape)} written to {file}: MatrixTransition({str(file)!r}) reads it")
 
 
-def plot(transition: Transition, t: int | None, file: Path) -> None:
+def plot(transition: Transition, t: int | None, law: Tensor, file: Path) -> None:
     """Draw Q_t, Qbar_t and the mixing side by side."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -173,9 +205,9 @@ def plot(transition: Transition, t: int | None, file: Path) -> None:
             axis.set_major_locator(MaxNLocator(integer=True))  # states are whole
         figure.colorbar(image, ax=axes, shrink=0.8)
     times = torch.linspace(0, transition.num_steps, min(transition.num_steps, 100) + 1).round().long()
-    right.plot(times, mixing(transition, times))
-    right.set(
-        title="worst distance to the stationary law", xlabel="t", ylabel="total variation", ylim=(0, None)
-    )
+    right.plot(times, mixing(transition, times), label=r"worst distance to $\pi$ (total variation)")
+    right.plot(times, remaining(transition, law, times), label=r"what is left, $I(x_t; x_0) / H(x_0)$")
+    right.set(title="forgetting", xlabel="t", ylim=(0, None))
+    right.legend(fontsize=8)
     figure.savefig(file, dpi=150)
     print(f"\ndrawn in {file}")
