@@ -151,7 +151,7 @@ BAD_CONFIGS = {
     ),
     "no such matrices": (
         ["--process.transition=MatrixTransition", "--process.transition.matrices=/no/q.npy"],
-        "matrices: no file /no/q.npy",
+        "matrices: there is no file /no/q.npy",
     ),
     "beta above one": (
         ["--process.transition.schedule=CosineSchedule", "--process.transition.schedule.max_beta=2"],

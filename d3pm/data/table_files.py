@@ -53,6 +53,7 @@ def read_table(
             dtype=dict.fromkeys(text, "string"),
             dtype_backend="numpy_nullable",
             encoding="utf-8-sig",
+            index_col=False,  # or a comma at the end of every line would shift all columns
             **options,
         )
     return _named(frame.apply(_narrow), path)

@@ -30,8 +30,13 @@ def generator(seed: int = 0) -> torch.Generator:
 def batch(process: Process) -> torch.Tensor:
     """Data of either kind, float64 where it is real."""
     if hasattr(process, "num_states"):
-        states = [x for x in range(process.num_states) if x != process.transition.mask_state]
-        return torch.tensor(states)[torch.randint(len(states), (6, 2, 4), generator=generator(10))]
+        table, columns = hasattr(process, "columns"), []
+        for kernel in (
+            [process.transitions[c] for c in process.columns] if table else [process.transition] * 4
+        ):
+            states = torch.tensor([x for x in range(kernel.num_states) if x != kernel.mask_state])
+            columns.append(states[torch.randint(len(states), (6, 2), generator=generator(10 + len(columns)))])
+        return torch.stack(columns, -1)
     return torch.rand(6, 2, 4, generator=generator(10), dtype=torch.float64) * 2 - 1
 
 
@@ -56,7 +61,7 @@ def of(process: Process) -> str:
 class TestEveryProcess:
     """Laws that need no knowledge of what the data look like."""
 
-    shape = (4, 6)
+    shape = (6, 4)  # four entries: a table's columns
 
     def pairs(self, process):
         """(s, t) for an example each: 0 and the last steps among them."""
@@ -390,7 +395,9 @@ class TestDenseTwin:
     """A kernel and the stack of its own matrices are one process, whatever shortcuts the kernel takes."""
 
     def test_they_agree(self, process, transition, chain):
-        twin = DiscreteDiffusion(MatrixTransition(chain.steps), reverse_form=process.reverse_form)
+        masked = type("Masked", (MatrixTransition,), {"mask_state": chain.absorbing})
+        stack = masked(chain.steps, law=chain.stationary if transition.moving else None)
+        twin = DiscreteDiffusion(stack, reverse_form=process.reverse_form)
         assert twin.transition.mask_state == transition.mask_state
         x0, x_t, s, t = cases(chain)
         logits = random_logits(x_t, chain.num_states)
