@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from d3pm.cli.forms import Draw
+from d3pm.cli.noise import need_gaussian
 from d3pm.errors import ConfigError
 
 Method = Literal["euler", "pc", "ode"]
@@ -78,11 +79,7 @@ def continuous(draw: Draw, config: Any) -> ContinuousDraw:
     Raises:
         ConfigError: If the process has no such equation, or an option is about steps that are not taken.
     """
-    if not hasattr(draw.model.process, "denoise"):
-        kind = type(draw.model.process).__name__
-        raise ConfigError(
-            f"--sde {config.sde} solves an equation of Gaussian noise, and the process is a {kind}: drop it"
-        )
+    need_gaussian(draw.model.process, f"--sde {config.sde}", "drop it")
     for option, idle in (("sampler", config.sampler is None), ("grid", config.grid == "uniform")):
         if not idle:
             raise ConfigError(f"--sde and --{option} both say how steps are taken: give one of them")

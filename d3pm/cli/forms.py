@@ -1,4 +1,4 @@
-"""What samples are to people: texts to read or pictures to look at. The codec decides, not the process."""
+"""What samples are to people: texts, pictures, rows of a table. The codec decides, not the process."""
 
 import sys
 from abc import ABC, abstractmethod
@@ -91,6 +91,10 @@ class Form(ABC):
     def present(self, draw: Draw, config: Any, home: Path) -> None:
         """Draw, and show what was drawn or write it; ``home`` is the run's folder."""
 
+    def batch_size(self, model: DiffusionModel) -> int:
+        """How many samples at a time, if nobody says."""
+        return 64
+
     @abstractmethod
     def keep(self, items: list[Any], folder: Path) -> str:
         """Keep decoded samples in a run's folder if they need a file; a few lines that show or name them."""
@@ -98,11 +102,14 @@ class Form(ABC):
 
 def form_of(model: DiffusionModel) -> Form:
     """The form of what the model's codec gives: a draw from the prior will tell as well as a sample."""
+    from d3pm.cli.frames import Tables
     from d3pm.cli.gallery import Pictures
     from d3pm.cli.texts import Texts
 
     noise = model.process.prior((1, *model.shape)).sample(torch.Generator().manual_seed(0))
     (item,) = codec_of(model).decode(noise)
+    if isinstance(item, dict):
+        return Tables()
     return Texts() if isinstance(item, str) else Pictures()
 
 
@@ -114,7 +121,7 @@ def refuse_foreign(form: Form, config: Any, defaults: Any) -> None:
     """
     for other in Form.__subclasses__():
         for option in other.options:
-            if not isinstance(form, other) and config[option] != defaults[option]:
+            if option not in form.options and config[option] != defaults[option]:
                 raise ConfigError(
                     f"--{option} is for {other.name}, but this model draws {form.name}: leave it out"
                 )

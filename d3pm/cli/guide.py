@@ -5,6 +5,7 @@ from typing import Any
 from d3pm.cli.choices import find_grid, labels_of
 from d3pm.cli.classifier import by_classifier
 from d3pm.cli.forms import Draw
+from d3pm.cli.noise import need_gaussian
 from d3pm.errors import ConfigError
 from d3pm.guidance import ClassifierFreeGuidance
 from d3pm.model import DiffusionModel
@@ -20,6 +21,8 @@ def drawing(model: DiffusionModel, config: Any, sampler: Sampler | None) -> Draw
     """
     options = {name: config[name] for name in ("steps", "seed", "batch_size")}
     options["grid"] = find_grid(config.grid)
+    if config.classifier:
+        need_gaussian(model.process, "--classifier", "use --guidance on a model that was trained with labels")
     make = by_classifier if config.classifier else _by_network
     draw = make(model, config, options)
     return draw if sampler is None else draw.by(sampler)

@@ -13,16 +13,21 @@ from d3pm.cli.texts import sharpened
 from d3pm.errors import ConfigError
 from d3pm.sampling import Sampler
 
-DESCRIPTION = """Draw samples: texts are printed, one a line; pictures go to files, one sheet of them if none is named.
+DESCRIPTION = """Draw samples: texts are printed, one a line; pictures go to files, one sheet of them if none is named;
+of a table the first rows are printed, or all of them are written to a file.
 
   d3pm sample runs/first --num 4 --steps 64 --seed 1
   d3pm sample runs/first --prompt "the ___ of python is" --watch
   d3pm sample runs/digits --num 64 --steps 50 --sampler DDIM --output digits.png
   d3pm sample runs/digits --num 8 --strip strip.png --walk walk.gif --steps 50
   d3pm sample runs/mnist --label 3 --guidance 2
+  d3pm sample runs/adult --num 1000 --output people.csv
+  d3pm sample runs/adult --impute holes.csv --output filled.csv
 
 RUN is the folder of a run or one of its checkpoints. In a prompt every _ is a blank to be filled in, and so
-is all that follows the prompt. (Where _ is a symbol of the model, as in byte pairs, a blank is ░.)"""
+is all that follows the prompt. (Where _ is a symbol of the model, as in byte pairs, a blank is ░.)
+--impute takes a table with the columns of the model and fills the empty cells of it, those that hold ? or NaN
+too; all other cells stay as they are. Each row is filled once; another --seed fills it in another way."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,19 +39,22 @@ def main(argv: Sequence[str]) -> int:
     _add_guidance(parser)
     _add_text(parser)
     _add_pictures(parser)
+    _add_tables(parser)
     config = parser.parse_args(argv)
     _check_numbers(config)
     model, home = load_generator(config.run)
     form = form_of(model)
     refuse_foreign(form, config, parser.get_defaults())
     form.check(config)
+    config.num = config.num or 4
+    config.batch_size = config.batch_size or form.batch_size(model)
     draw = drawing(model, config, parser.instantiate(config).sampler)
     form.present(continuous(draw, config) if config.sde else draw, config, home)
     return 0
 
 
 def _add_common(parser: Parser) -> None:
-    parser.add_argument("--num", type=int, default=4, help="how many samples")
+    parser.add_argument("--num", type=int | None, help="how many samples; null: 4")
     parser.add_argument(
         "--steps",
         type=int | list[int | float] | None,
@@ -64,11 +72,13 @@ def _add_common(parser: Parser) -> None:
         help="solve the equation in continuous time instead: Euler-Maruyama, predictor-corrector, probability flow",
     )
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal samples")
-    parser.add_argument("--batch_size", type=int, default=64, help="how many samples at a time")
+    parser.add_argument(
+        "--batch_size", type=int | None, help="how many samples at a time; null: 64, of narrow tables more"
+    )
     parser.add_argument(
         "--output",
         type=str | None,
-        help="write the samples to this file: texts, or one sheet of pictures (.png)",
+        help="write the samples to this file: texts, one sheet of pictures (.png), a table (.csv, .tsv, .parquet)",
     )
 
 
@@ -104,12 +114,18 @@ def _add_pictures(parser: Parser) -> None:
     parser.add_argument("--each", type=str | None, help="pictures: write each to its own file in this folder")
     parser.add_argument("--strip", type=str | None, help="pictures: show how they come about, in this .png")
     parser.add_argument("--walk", type=str | None, help="pictures: walk through latent space, in this .gif")
-    parser.add_argument("--overwrite", action="store_true", help="pictures: replace files that exist")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="pictures and tables: replace files that exist"
+    )
+
+
+def _add_tables(parser: Parser) -> None:
+    parser.add_argument("--impute", type=str | None, help="tables: fill the empty cells of this table")
 
 
 def _check_numbers(config: Any) -> None:
     for name in ("num", "batch_size"):
-        if config[name] < 1:
+        if config[name] is not None and config[name] < 1:
             raise ConfigError(f"--{name} is {config[name]}: give 1 or more")
 
 

@@ -36,13 +36,13 @@ def check_kind(file: str | None, option: str, suffixes: tuple[str, ...]) -> None
     check_writable(Path(file), option)
 
 
-def check_new(file: str | None, option: str, suffix: str, overwrite: bool) -> None:
+def check_new(file: str | None, option: str, suffix: str | tuple[str, ...], overwrite: bool) -> None:
     """The same, and refuse a file that is there already.
 
     Raises:
         ConfigError: The message names the option and the remedy.
     """
-    check_kind(file, option, (suffix,))
+    check_kind(file, option, (suffix,) if isinstance(suffix, str) else suffix)
     if file is not None and Path(file).exists() and not overwrite:
         raise ConfigError(f"{option} {file} exists: name another file, or replace it with --overwrite")
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from d3pm.cli.forms import Draw
+from d3pm.cli.noise import need_gaussian
 
 FRAMES = 24
 """Points on the way from one latent to the other, both ends included."""
@@ -16,7 +17,11 @@ def walk(draw: Draw, num: int, frames: int = FRAMES) -> Iterator[Tensor]:
 
     Each walk keeps its class, and its noise if the sampler adds any, so a sample is a smooth function of the
     point. DDIM takes the steps where the options name no sampler.
+
+    Raises:
+        ConfigError: (At the first point) if the latents are states, between which there is nothing.
     """
+    need_gaussian(draw.model.process, "--walk", "drop it, or show how samples come about with --strip")
     from d3pm.gaussian.ddim import DDIM, slerp
 
     model = draw.model
