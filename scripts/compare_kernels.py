@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from d3pm.cli import main as d3pm
@@ -85,14 +84,13 @@ def logistic(then: Change) -> Change:
 DIGITS = {
     "uniform, cosine": kernel("UniformTransition", "UnsquaredCosineSchedule"),
     "uniform, information": kernel("UniformTransition", "information"),
-    "marginal, information": kernel("MarginalTransition", "information"),
-    "absorbing, 1/(T-t+1)": kernel("AbsorbingTransition", mask=True),
-    "hybrid (20 % uniform), linear": kernel("HybridTransition", mask=True),
-    "band (v = 8), information": kernel("BandDiagonalTransition", "information", width=8),
-    "Gaussian, linear": kernel("DiscretizedGaussianTransition", "LinearSchedule"),
-    "Gaussian, cosine": kernel("DiscretizedGaussianTransition", "CosineSchedule"),
     "Gaussian, information": kernel("DiscretizedGaussianTransition", "information"),
+    "Gaussian, linear": kernel("DiscretizedGaussianTransition", "LinearSchedule"),
+    "absorbing, 1/(T-t+1)": kernel("AbsorbingTransition", mask=True),
     "Gaussian, information, logistic head": logistic(kernel("DiscretizedGaussianTransition", "information")),
+    "hybrid (20 % uniform), linear": kernel("HybridTransition", mask=True),
+    "marginal, information": kernel("MarginalTransition", "information"),
+    "band (v = 8), information": kernel("BandDiagonalTransition", "information", width=8),
 }
 TEXT = {
     "absorbing, 1/(T-t+1)": kernel("AbsorbingTransition", mask=True),
@@ -142,6 +140,7 @@ def main() -> None:
     parser.add_argument("data", choices=BASES)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--form", choices=["mixture", "d3pm"], default="mixture", help="of the reverse step")
     parser.add_argument("--only", help="kernels whose names contain this")
     options = parser.parse_args()
     name, kernels = BASES[options.data]
@@ -157,7 +156,7 @@ def main() -> None:
             continue
         config = yaml.safe_load(file.read_text())
         config["training"] |= {"max_steps": options.steps, "eval_every": options.steps, "save_every": 500}
-        torch.manual_seed(0)
+        config["process"]["init_args"]["reverse_form"] = options.form
         change(config, law.tolist())
         slug = "".join(c if c.isalnum() else "-" for c in kernel_name.lower())
         reports[kernel_name] = run(config, options.output / slug, evaluation)
