@@ -13,10 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from d3pm.objectives import vlb_terms
 from d3pm.sampling import sample
-from d3pm.transitions import AbsorbingTransition, MarginalTransition, MatrixTransition, UniformTransition
+from d3pm.transitions import (
+    AbsorbingTransition,
+    BandDiagonalTransition,
+    DiscretizedGaussianTransition,
+    GeneratorTransition,
+    HierarchicalTransition,
+    HybridTransition,
+    MarginalTransition,
+    MatrixTransition,
+    NearestNeighborTransition,
+    SubstitutionTransition,
+    UniformTransition,
+)
 
 if TYPE_CHECKING:
     from d3pm.discrete.process import DiscreteDiffusion
+    from d3pm.discrete.table import TableDiffusion
     from d3pm.gaussian.process import GaussianDiffusion
     from d3pm.model import DiffusionModel
 
@@ -24,15 +37,24 @@ LAZY = {
     "DiffusionModel": "d3pm.model",
     "DiscreteDiffusion": "d3pm.discrete.process",
     "GaussianDiffusion": "d3pm.gaussian.process",
+    "TableDiffusion": "d3pm.discrete.table",
 }
 
 __all__ = [
     "AbsorbingTransition",
+    "BandDiagonalTransition",
     "DiffusionModel",
     "DiscreteDiffusion",
+    "DiscretizedGaussianTransition",
     "GaussianDiffusion",
+    "GeneratorTransition",
+    "HierarchicalTransition",
+    "HybridTransition",
     "MarginalTransition",
     "MatrixTransition",
+    "NearestNeighborTransition",
+    "SubstitutionTransition",
+    "TableDiffusion",
     "UniformTransition",
     "sample",
     "vlb_terms",

@@ -71,7 +71,7 @@ class Process(Part, ABC):
         return torch.where(known, self.q_sample(x0, s, generator), x_s)
 
     def suited(self, data: DataSource) -> Process:
-        """This process with whatever was left open filled in from the data; itself where nothing was."""
+        """The process with whatever was left open filled in from the data; itself where nothing was."""
         return self
 
     def check_network(self, network: torch.nn.Module, shape: Sequence[int]) -> None:

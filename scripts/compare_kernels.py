@@ -17,15 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from d3pm.cli import main as d3pm
 from d3pm.cli.experiment import load_data
 from d3pm.data import frequencies
+from d3pm.transitions.cooccurrence import cooccurrence_embeddings
 
 ROOT = Path(__file__).resolve().parents[1]
 Config = dict[str, Any]
-Change = Callable[[Config, list[float]], None]
+Change = Callable[[Config, list[float], Path], None]
+NEIGHBOURS = "embeddings.npy"
 
 
 def of(name: str, module: str = "transitions", **arguments: Any) -> Config:
@@ -43,12 +46,14 @@ def informed(law: list[float], kernel: Config) -> Config:
 def kernel(name: str, schedule: str | None = None, mask: bool = False, **arguments: Any) -> Change:
     """Put a kernel in the place of the config's own; ``schedule`` is a class, ``"information"`` or the default."""
 
-    def change(config: Config, law: list[float]) -> None:
+    def change(config: Config, law: list[float], folder: Path) -> None:
         states = len(law) + mask
         if name not in ("MarginalTransition", "NearestNeighborTransition"):
             arguments["num_states"] = states
         if name == "MarginalTransition":
             arguments["frequencies"] = law
+        if name == "NearestNeighborTransition":
+            arguments["embeddings"] = str(folder / NEIGHBOURS)
         found = of(name, **arguments)
         steps = config["process"]["init_args"]["transition"]["init_args"]["num_steps"]
         chosen = informed(law, found) if schedule == "information" else schedule and of(schedule, "schedules")
@@ -73,8 +78,8 @@ def resize(config: Config, states: int, mask: bool) -> None:
 def logistic(then: Change) -> Change:
     """The same, with the truncated logistic head."""
 
-    def change(config: Config, law: list[float]) -> None:
-        then(config, law)
+    def change(config: Config, law: list[float], folder: Path) -> None:
+        then(config, law, folder)
         config["network"]["class_path"] = "d3pm.networks.TruncatedLogistic"
         config["network"]["init_args"]["network"]["init_args"]["out_channels"] = 2
 
@@ -97,13 +102,13 @@ TEXT = {
     "hybrid (20 % uniform), linear": kernel("HybridTransition", mask=True),
     "marginal, information": kernel("MarginalTransition", "information"),
     "uniform, cosine": kernel("UniformTransition", "UnsquaredCosineSchedule"),
+    "nearest neighbour (k = 5), information": kernel("NearestNeighborTransition", "information"),
 }
 BASES = {"digits": ("digits-gaussian", DIGITS), "text8": ("text8-small", TEXT)}
 
 
 def run(config: Config, folder: Path, evaluation: list[str]) -> Config:
     """Train unless done, evaluate, and give the report."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     result = folder / "report.json"
     if not result.exists():
         file = folder.parent / f"{folder.name}.yaml"
@@ -141,7 +146,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--form", choices=["mixture", "d3pm"], default="mixture", help="of the reverse step")
-    parser.add_argument("--only", help="kernels whose names contain this")
+    parser.add_argument("--only", help="the one kernel of this name")
     options = parser.parse_args()
     name, kernels = BASES[options.data]
     file = ROOT / "configs" / f"{name}.yaml"
@@ -150,14 +155,18 @@ def main() -> None:
     evaluation = ["--num-examples", "180", "--num-times", "99"]
     if options.data == "text8":
         evaluation = ["--num-examples", "256", "--num-times", "64"]
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.data == "text8":
+        points = cooccurrence_embeddings(data.split("train").tokens, len(law), window=2, dim=16)
+        np.save(options.output / NEIGHBOURS, points.numpy())
     reports = {}
     for kernel_name, change in kernels.items():
-        if options.only and options.only not in kernel_name:
+        if options.only and options.only != kernel_name:
             continue
         config = yaml.safe_load(file.read_text())
         config["training"] |= {"max_steps": options.steps, "eval_every": options.steps, "save_every": 500}
         config["process"]["init_args"]["reverse_form"] = options.form
-        change(config, law.tolist())
+        change(config, law.tolist(), options.output)
         slug = "".join(c if c.isalnum() else "-" for c in kernel_name.lower())
         reports[kernel_name] = run(config, options.output / slug, evaluation)
         print(f"\n{table(reports)}\n", flush=True)

@@ -16,6 +16,9 @@ SHORTER = "--training.max_steps 3 --training.eval_every 3 --training.eval_exampl
 SMALLER = {
     "quickstart": "--network.dim 16 --network.depth 1 --network.heads 2",
     "digits-ddpm": "--network.channels [8,8] --network.attention_at [] --process.num_steps 10",
+    "digits-gaussian": "--network.network.channels [8,8] --network.network.attention_at [] "
+    "--process.transition.num_steps 30",
+    "adult": "--network.dim 16 --network.depth 1 --network.heads 2 --process.num_steps 30",
 }
 QUICK = {"evaluate": ["--num-examples", "4", "--num-times", "2"], "sample": ["--num", "2", "--steps", "4"]}
 

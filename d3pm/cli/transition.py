@@ -142,7 +142,9 @@ def show(transition: Transition, t: int | None, law: Tensor) -> None:
         parts.append(f"{name}_{int(time)} =\n{_text(matrices(transition, s, time)[0])}")
     parts.append(f"pi = {_text(transition.stationary())}")
     times = torch.linspace(0, transition.num_steps, min(transition.num_steps, 10) + 1).round().long()
-    rows = zip(times.tolist(), mixing(transition, times).tolist(), remaining(transition, law, times), strict=True)
+    rows = zip(
+        times.tolist(), mixing(transition, times).tolist(), remaining(transition, law, times), strict=True
+    )
     head = "   t   max_i TV(Qbar_t[i, :], pi)   I(x_t; x_0) / H(x_0)"
     parts.append("\n".join([head, *(f"{at:4d}   {far:.6f}{'':19}{share:.6f}" for at, far, share in rows)]))
     print("\n\n".join(parts))

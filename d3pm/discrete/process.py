@@ -118,7 +118,8 @@ class DiscreteDiffusion(Process):
         """Refuse data whose symbols are not the kernel's states, a mask of the kernel's own aside."""
         if codec.real:
             raise ConfigError(
-                "process is a DiscreteDiffusion, but the data are real numbers: take a GaussianDiffusion, or symbols"
+                "process is a DiscreteDiffusion, but the data are real numbers: take a GaussianDiffusion, or symbols "
+                "(of pictures: data.discrete true)"
             )
         symbols, mask = codec.num_symbols, self.transition.mask_state
         wanted = symbols + (mask is not None and mask != _own_mask(codec))

@@ -163,7 +163,7 @@ class MutualInformationSchedule(Schedule):
             float(least) >= 0 or float(most) <= 0
         ):  # even the strongest takes too little, or the weakest too much
             return beta_at((least < 0).double())
-        return beta_at(illinois(excess, least, most, max(self.tolerance, 1e-9)))
+        return beta_at(illinois(excess, least, most, max(self.tolerance, 1e-7)))
 
     def _share(self, joint: Tensor) -> Tensor:
         """I/H of a joint law :math:`q(x_0, x_t)`, (1,)."""

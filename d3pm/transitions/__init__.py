@@ -10,6 +10,7 @@ from d3pm.transitions.hybrid import HybridTransition
 from d3pm.transitions.information import retained
 from d3pm.transitions.marginal import MarginalTransition
 from d3pm.transitions.matrix import MatrixTransition
+from d3pm.transitions.nearest_neighbor import NearestNeighborTransition
 from d3pm.transitions.operators import DenseOperator, Operator, RankOneOperator
 from d3pm.transitions.substitution import SubstitutionTransition
 from d3pm.transitions.toeplitz import ToeplitzOperator
@@ -25,6 +26,7 @@ __all__ = [
     "HybridTransition",
     "MarginalTransition",
     "MatrixTransition",
+    "NearestNeighborTransition",
     "Operator",
     "RankOneOperator",
     "SubstitutionTransition",
