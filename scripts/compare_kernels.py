@@ -92,6 +92,7 @@ DIGITS = {
     "Gaussian, information": kernel("DiscretizedGaussianTransition", "information"),
     "Gaussian, linear": kernel("DiscretizedGaussianTransition", "LinearSchedule"),
     "absorbing, 1/(T-t+1)": kernel("AbsorbingTransition", mask=True),
+    "uniform, information, logistic head": logistic(kernel("UniformTransition", "information")),
     "Gaussian, information, logistic head": logistic(kernel("DiscretizedGaussianTransition", "information")),
     "hybrid (20 % uniform), linear": kernel("HybridTransition", mask=True),
     "marginal, information": kernel("MarginalTransition", "information"),

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SHORT = 0.1
-PRECISION = 1e-16
-"""What may be left out of a row, times the time where that is below 1; 1e-21 below the time 0.1, see ``symmetric``."""
+PRECISION = 1e-14
+"""What may be left out of a row; of shorter times less, so that it is little beside what has leaked."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,8 @@ class Frame:
         values = torch.from_numpy(ive(order.numpy(), (times * self.half).numpy()))
         values = 2 * (-times * self.low).exp() * values
         values[0] /= 2
-        enough = torch.where(times < SHORT, 1e-5, 1.0) * PRECISION * times.clamp(max=1.0)
+        precise = torch.where(times < 0.1, 1e-21, torch.where(times < 1.0, 1e-16, PRECISION))
+        enough = precise * times.clamp(max=1.0)
         needed = int((values.flip(0).cumsum(0).flip(0) > enough).any(1).sum())
         return values[: max(needed, 1)].to(tau.device)[:, index]
 

@@ -55,7 +55,7 @@ class NearestNeighborTransition(Transition):
         num_neighbors: k; with anchors, how many of them a state is tied to. By default five, or as many as there are.
         schedule: Gives :math:`\bar\alpha_t`; Hoogeboom's unsquared cosine by default.
         anchors: How many anchors to go through; None for the graph itself.
-        rate: :math:`\varrho`.
+        rate: :math:`\varrho`, how fast the clock runs.
 
     Raises:
         ConfigError: If the embeddings cannot be read, have another shape, a row that is not finite or two that are

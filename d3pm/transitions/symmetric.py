@@ -49,7 +49,7 @@ class Chain(ABC):
         """Indices of the finite ones of the times (N,), by rising time, so many together as are computed at once."""
         order = tau.argsort(stable=True)
         width = max(16, BLOCK.get(tau.device.type, 2**24) // self.num_states)
-        yield from order[tau[order].isfinite()].split(width)
+        yield from (block for block in order[tau[order].isfinite()].split(width) if len(block))
 
     def leaked(self, tau: Tensor) -> Tensor:
         """The chance to have been redrawn from all states alike, of the shape of ``tau``; 0 at 0."""
@@ -73,10 +73,10 @@ class SymmetricOperator(Operator):
 
     def rows(self, x: Tensor) -> Tensor:
         """See the base class."""
-        shape = (x.numel(), self.num_states)
-        out = torch.full(shape, 1 / self.num_states, dtype=torch.float64, device=x.device)
+        out = torch.empty(x.numel(), self.num_states, dtype=torch.float64, device=x.device)
         for place, rows in self._rows(x):
             out[place] = rows
+        out[self._times(x).isinf()] = 1 / self.num_states
         return out.view(*x.shape, -1)
 
     def cols(self, x: Tensor) -> Tensor:
