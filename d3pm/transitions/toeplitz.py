@@ -60,7 +60,7 @@ class ToeplitzOperator(Operator):
 
     def at(self, x: Tensor, y: Tensor) -> Tensor:
         """See the base class; O(1)."""
-        moved = self._by_distance.gather(1, (x - y).abs().flatten(1)).view(x.shape)
+        moved = self._by_distance.gather(1, (x - y).abs().reshape(len(x), -1)).view(x.shape)
         return torch.where(x == y, self._staying(x), moved)
 
     def apply(self, p: Tensor) -> Tensor:
@@ -77,11 +77,10 @@ class ToeplitzOperator(Operator):
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See the base class: a distance by its cumulative chances, then a direction."""
-        if bool(
-            (2 * self.far.sum(1) > 1).any()
-        ):  # a wide band: then not every distance fits from every state
+        wide = 2 * self.far.sum(1) > 1  # then not every distance fits from every state
+        if bool(wide.any()):
             return super().sample(x, generator)
-        u = uniforms(x.shape, x.device, generator).flatten(1)
+        u = uniforms(x.shape, x.device, generator).view(len(x), -1)
         up = torch.searchsorted(self.far.cumsum(1), u, right=True)
         down = torch.searchsorted(self.far.cumsum(1), 1 - u, right=True)
         width = self.far.shape[1]
@@ -95,4 +94,4 @@ class ToeplitzOperator(Operator):
         return self.rows(states.expand(len(self.far), -1))
 
     def _staying(self, x: Tensor) -> Tensor:
-        return self._stay.gather(1, x.flatten(1)).view(x.shape)
+        return self._stay.gather(1, x.reshape(len(x), -1)).view(x.shape)

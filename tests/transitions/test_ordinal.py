@@ -124,6 +124,13 @@ class TestToeplitz:
         batch = torch.arange(3)[:, None]
         assert_close(operator.at(x, y), operator.dense()[batch, x, y], **EXACT)
 
+    def test_one_entry_an_example_is_enough(self, width):
+        operator, x = self.operator(width), torch.tensor([0, 7, 19])
+        dense = operator.dense()[torch.arange(3), x]
+        assert_close(operator.rows(x), dense, **EXACT)
+        assert_close(operator.at(x, x), dense.gather(1, x[:, None])[:, 0], **EXACT)
+        assert (dense.gather(1, operator.sample(x, generator(4))[:, None]) > 0).all()
+
     def test_samples_follow_the_rows(self, width):
         operator = self.operator(width)
         x = torch.arange(self.num_states).repeat_interleave(3000).expand(3, -1)
