@@ -363,7 +363,6 @@ def test_a_terminal_is_redrawn_in_place(monkeypatch, capsys):
         (["--each", "folder"], "--each is for pictures, but this model draws text"),
         (["--strip", "strip.png"], "--strip is for pictures"),
         (["--walk", "walk.gif"], "--walk is for pictures"),
-        (["--overwrite"], "--overwrite is for pictures"),
         (["--label", "3"], "the model has no classes"),
         (["--guidance", "2"], "there is no class to guide to"),
         (["--sde", "ode"], "the process is a DiscreteDiffusion"),
@@ -474,6 +473,15 @@ def test_transition_prints_matrices_and_mixing(capsys):
     ]  # what is kept is what is known
 
 
+def test_a_saved_or_drawn_kernel_is_not_overwritten(tmp_path, capsys):
+    for option, name in (("--save", "q.safetensors"), ("--plot", "q.png")):
+        (tmp_path / name).write_text("mine")
+        options = ["transition", "uniform", "--num-states=2", "--num-steps=3", f"{option}={tmp_path / name}"]
+        assert f"{option} {tmp_path / name} exists" in refusal(capsys, *options)
+        assert (tmp_path / name).read_text() == "mine"
+        output(capsys, *options, "--overwrite")
+
+
 def test_what_is_left_depends_on_the_data(capsys):
     options = ["--num-states", 3, "--num-steps", 4]
     plain = output(capsys, "transition", "discretized-gaussian", *options, "--schedule", "ReciprocalSchedule")
@@ -542,7 +550,7 @@ def test_a_kernel_that_cannot_be_saved_is_one_line(tmp_path, capsys):
     options = ["--num-states=3", "--num-steps=3", f"--save={tmp_path / 'q.safetensors'}"]
     assert main(["transition", "uniform", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "cannot be written" in line
+    assert "is a folder" in line
 
 
 # all verbs
@@ -576,3 +584,12 @@ def test_help_is_quick_because_it_imports_little():
         "heavy = {'transformers', 'jsonargparse', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_texts_that_are_there_are_not_overwritten(run, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    options = ["sample", run, "--num=1", "--steps=2", f"--output={tmp_path / 'mine.txt'}"]
+    assert "--overwrite" in refusal(capsys, *options)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    output(capsys, *options, "--overwrite")
+    assert (tmp_path / "mine.txt").read_text() != "mine"

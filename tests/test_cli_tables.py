@@ -435,3 +435,52 @@ def test_all_rows_of_a_split_are_read_in_order():
 
 def test_a_codec_of_rows_makes_a_form_of_tables(run):
     assert isinstance(form_of(DiffusionModel.from_pretrained(run)), Tables)
+
+
+# Another table in the model's code
+
+
+def test_rows_of_another_file_are_read_in_the_models_code(run, folder, capsys):
+    """In other bins they would be other symbols: half of the training rows alone would be cut into bins anew."""
+    people().iloc[:150, ::-1].to_csv(folder / "half.csv", index=False)
+    options = [
+        "--data=TableData",
+        f"--data.source={folder / 'half.csv'}",
+        "--num-times=2",
+        "--num-examples=8",
+    ]
+    assert "bits/column" in output(capsys, "evaluate", run, *options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows.assign(town="Oz"), "column 'town', row 0: 'Oz'"),
+        (lambda rows: rows.drop(columns="age"), "age"),
+        (lambda rows: rows.assign(zip=1), "zip"),
+    ],
+    ids=["unseen", "missing", "extra"],
+)
+def test_what_the_model_has_not_seen_is_named(run, folder, capsys, change, message):
+    change(people(20)).to_csv(folder / "strange.csv", index=False)
+    options = ["--data=TableData", f"--data.source={folder / 'strange.csv'}"]
+    assert message in refusal(capsys, "evaluate", run, *options)
+    assert "leave it out" in refusal(capsys, "evaluate", run, *options, "--samples=10")
+
+
+def test_kernels_of_the_package_go_by_their_names(config, tmp_path, capsys):
+    options = ["--process.nominal", "MarginalTransition", "--process.ordinal", "UniformTransition"]
+    assert main(["train", "--config", str(config), "--output", str(tmp_path / "run"), *options]) == 0
+    assert (
+        main(["train", "--config", str(config), "--output", str(tmp_path / "b"), "--process.nominal", "No"])
+        == 2
+    )
+
+
+def test_a_report_that_is_there_is_not_overwritten(run, tmp_path, capsys):
+    (tmp_path / "terms.csv").write_text("mine")
+    options = ["--num-examples=2", "--table", tmp_path / "terms.csv"]
+    assert "--overwrite" in refusal(capsys, "evaluate", run, *options)
+    assert (tmp_path / "terms.csv").read_text() == "mine"
+    output(capsys, "evaluate", run, *options, "--overwrite")
+    assert (tmp_path / "terms.csv").read_text() != "mine"

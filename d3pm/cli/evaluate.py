@@ -12,7 +12,7 @@ from d3pm.cli.model import codec_of, load_model
 from d3pm.cli.parser import Parser
 from d3pm.cli.quality import check_samples, quality
 from d3pm.cli.report import quality_lines, report_lines
-from d3pm.cli.targets import check_kind
+from d3pm.cli.targets import check_new
 from d3pm.data.base import DataSource
 from d3pm.errors import ConfigError
 from d3pm.evaluation import Report, TableQuality, bound_by_time, judge, unigram_entropy
@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
         "--table", type=str | None, help="write t, its term, rate and distortion to this .csv"
     )
     parser.add_argument("--plot", type=str | None, help="draw the same into this picture")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument("--samples", type=int | None, help="tables: draw so many rows and compare them")
     parser.add_argument("--steps", type=int | None, help="of --samples, at most T; null: T")
     parser.add_subclass_arguments(
@@ -61,11 +62,12 @@ def main(argv: Sequence[str]) -> int:
     config = parser.parse_args(argv)
     if config.batch_size < 1:
         raise ConfigError(f"--batch_size is {config.batch_size}: give 1 or more")
-    check_kind(config.table, "--table", (".csv",))
-    check_kind(config.plot, "--plot", (".png", ".pdf", ".svg"))
+    check_new(config.table, "--table", ".csv", config.overwrite)
+    check_new(config.plot, "--plot", (".png", ".pdf", ".svg"), config.overwrite)
     model, home = load_model(config.run)
     check_samples(model, config)
-    data = parser.instantiate(config).data or load_data(home / "config.yaml")
+    given = parser.instantiate(config).data
+    data = load_data(home / "config.yaml") if given is None else given.read_in(codec_of(model))
     report, entropy = (
         _by_time(model, data, config) if config.table or config.plot else _estimate(model, data, config)
     )

@@ -25,6 +25,11 @@ def check_samples(model: DiffusionModel, config: Any) -> None:
         return
     if config.samples < 1:
         raise ConfigError(f"--samples is {config.samples}: give 1 or more, e.g. 5000")
+    if config.data is not None:
+        raise ConfigError(
+            "--samples compares with the table of the run, its training rows too, but --data names another: "
+            "leave it out"
+        )
     if model.objective.classifies:
         raise ConfigError(f"--samples is {config.samples}, but {config.run} is a classifier: leave it out")
     if not getattr(model.codec, "columnwise", False):

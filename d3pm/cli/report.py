@@ -18,7 +18,9 @@ WORST = 3
 
 
 def unit(codec: Codec) -> str:
-    """What one dimension is called: a character or a token of a text, a dimension of anything else."""
+    """What one dimension is called: a character or a token of a text, a column of a table, else a dimension."""
+    if codec.columnwise:
+        return "column"
     if getattr(codec, "alphabet", None):
         return "char"
     return "token" if hasattr(codec, "tokenizer") else "dim"

@@ -114,9 +114,7 @@ def _add_pictures(parser: Parser) -> None:
     parser.add_argument("--each", type=str | None, help="pictures: write each to its own file in this folder")
     parser.add_argument("--strip", type=str | None, help="pictures: show how they come about, in this .png")
     parser.add_argument("--walk", type=str | None, help="pictures: walk through latent space, in this .gif")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="pictures and tables: replace files that exist"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
 
 
 def _add_tables(parser: Parser) -> None:

@@ -11,6 +11,7 @@ from d3pm.cli.prompt import held
 from d3pm.cli.report import sample_lines
 from d3pm.cli.screen import Screen
 from d3pm.cli.targets import check_writable
+from d3pm.errors import ConfigError
 from d3pm.model import DiffusionModel
 from d3pm.objectives import Network
 
@@ -21,12 +22,16 @@ class Texts(Form):
     few = 4
     name = "text"
     more = "--watch"
-    options = ("prompt", "temperature", "top_p", "watch")
+    options = ("prompt", "temperature", "top_p", "watch", "overwrite")
 
     def check(self, config: Any) -> None:
         """See the base class."""
         if config.output:
             check_writable(Path(config.output))
+        if config.output and Path(config.output).exists() and not config.overwrite:
+            raise ConfigError(
+                f"--output {config.output} exists: name another file, or replace it with --overwrite"
+            )
 
     def present(self, draw: Draw, config: Any, home: Path) -> None:
         """Print the samples, or write them."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import d3pm.transitions
 from d3pm.cli.parser import Parser, did_you_mean
+from d3pm.cli.targets import check_new
 from d3pm.errors import ConfigError
 from d3pm.specs import find_class
 from d3pm.transitions import Transition, retained
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--t", type=int | None, help="time of the printed matrices; null: T/2")
     parser.add_argument("--plot", type=str | None, help="draw the matrices and the mixing into this picture")
     parser.add_argument("--save", type=str | None, help="write Q_t, (T, K, K), into this .safetensors file")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument(
         "--unigram",
         type=list[float] | None,
@@ -42,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
     names = [] if kernel is None else parser.add_class_arguments(kernel)
     config = parser.instantiate(parser.parse_args(argv))
     transition = (kernel or find_kernel(config.kernel))(**{name: config[name] for name in names})
-    _check_file(config.plot, (".png", ".pdf", ".svg"))
-    _check_file(config.save, (".safetensors",))
+    check_new(config.plot, "--plot", (".png", ".pdf", ".svg"), config.overwrite)
+    check_new(config.save, "--save", ".safetensors", config.overwrite)
     law = unigram(transition, config.unigram)
     show(transition, config.t, law)
     if config.save:
@@ -85,15 +87,6 @@ def _is_kernel(value: object) -> bool:
     return inspect.isclass(value) and issubclass(value, Transition) and not inspect.isabstract(value)
 
 
-def _check_file(file: str | None, suffixes: tuple[str, ...]) -> None:
-    if file is None:
-        return
-    if not Path(file).resolve().parent.is_dir():
-        raise ConfigError(f"{file}: there is no folder {Path(file).resolve().parent}: make it first")
-    if Path(file).suffix not in suffixes:
-        raise ConfigError(f"{file}: end the name in {' or '.join(suffixes)}")
-
-
 def matrices(transition: Transition, s: Tensor, t: Tensor) -> Tensor:
     r"""Dense :math:`Q_{s+1} \cdots Q_t`, (B, K, K).
 
@@ -103,7 +96,7 @@ def matrices(transition: Transition, s: Tensor, t: Tensor) -> Tensor:
     size, states = len(s) * transition.num_states**2, transition.num_states
     if size > MAX_NUMBERS:
         raise ConfigError(
-            f"num_states is {states}: {len(s)} dense matrices take {size * 8 / 2**30:.1f} GiB: "
+            f"num_states is {states}: dense, {len(s)} of its matrices take {size * 8 / 2**30:.1f} GiB: "
             "look at fewer states, a kernel has the same form at any size"
         )
     return transition.between(s, t).dense()

@@ -81,6 +81,10 @@ class DataSource(ABC):
         an item holds (an ``attention_mask``, ``labels``) is handed to the network under its name.
         """
 
+    def read_in(self, codec: Codec) -> Self:
+        """The same data written in another code, such as that of a model; itself where a code is not fitted to data."""
+        return self
+
     @abstractmethod
     def describe(self) -> str:
         """One line for people: what was found, where, how much of it, and how it was split."""

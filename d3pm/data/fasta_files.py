@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from d3pm.errors import DataError
 
 SUFFIXES = {".fna": "dna rna", ".ffn": "dna rna", ".faa": "protein", ".fa": "", ".fasta": ""}
 """What a file holds by its name, if that says anything."""
+
+CAPITALS = str.maketrans(ascii_lowercase, ascii_uppercase)
+"""Of plain letters only: others have capitals of two letters."""
 
 _UNKNOWN, _CUT = -1, -2
 
@@ -94,7 +98,7 @@ def records(path: Path) -> Iterator[tuple[str, str]]:
                         f"source: {path}, line {number}: {text[:20]!r} stands before the first '>': "
                         "give a FASTA file, where a line '>name' opens each record"
                     )
-                lines.append("".join(text.split()).upper())
+                lines.append("".join(text.split()).translate(CAPITALS))
         if name is None:
             raise DataError(
                 f"source: {path} has no record: give a FASTA file with a line '>name' and letters"

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from d3pm.data.base import SPLITS, DataSource
+from d3pm.data.base import SPLITS, Codec, DataSource
 from d3pm.data.column_fit import chosen_kinds, kind_of
 from d3pm.data.columns import KINDS, listed
 from d3pm.data.splits import known
@@ -85,6 +86,7 @@ class TableData(DataSource):
         self.subset = subset
         self.cache_dir = cache_dir
         self._check()
+        self._fixed = False  # whether the codec was fitted to another table
         self._frames: dict[str, pd.DataFrame] = {}
         self._rows: dict[str, TableRows] = {}
 
@@ -106,6 +108,23 @@ class TableData(DataSource):
             self.frame("train"), named["nominal"], ordinal, named["numeric"], self.bins, self._signs
         )
 
+    def read_in(self, codec: Codec) -> "TableData":
+        """The table in a code that was fitted to another one, as ``d3pm evaluate`` needs it.
+
+        Nothing is fitted and nothing is cut: each split that the source lacks is all of its rows.
+
+        Raises:
+            DataError: (At first use) if a column is missing or unknown, or a value was not in that other table.
+        """
+        if not isinstance(codec, TableCodec):
+            return self
+        other = copy(self)
+        other._frames, other._rows, other._fixed = {}, {}, True
+        kinds = {column.name: column.kind for column in codec.columns}
+        other.__dict__ |= {"codec": codec, "_kinds": kinds}
+        other.__dict__.pop("_whole", None)
+        return other
+
     def split(self, name: str) -> TableRows:
         """``"train"``, ``"validation"`` or ``"test"``: ``{"x0": int64 (C,)}``, encoded once.
 
@@ -125,6 +144,8 @@ class TableData(DataSource):
         """The values of a split as the source has them, not binned: columns in the codec's order, rows from 0 on."""
         if known(name) not in self._frames:
             own = name in self._finding.readers and name != "train"
+            if self._fixed and not own:
+                return self._whole
             self._frames |= {name: self._tidy(name)} if own else self._cut()
         return self._frames[name]
 
@@ -178,14 +199,14 @@ class TableData(DataSource):
     def _tidy(self, name: str) -> "pd.DataFrame":
         """A split as it was found, less the columns left out and with missing values for their signs."""
         text: list[str] = []
-        if name != "train":
+        if name != "train" or self._fixed:
             text = [column.name for column in self.codec.columns if isinstance(column.values[0], str)]
         frame = self._finding.readers[name](text)
         frame = frame.set_axis([str(column) for column in frame.columns], axis=1)
-        if name == "train":
+        if name == "train" and not self._fixed:
             self._check_columns(list(frame))
         frame = frame.drop(columns=[*self.drop, *self._finding.drop], errors="ignore")
-        if name != "train" and set(frame) == set(self._whole):
+        if name != "train" and not self._fixed and set(frame) == set(self._whole):
             frame = frame[list(self._whole)]
         return without_signs(frame, self._signs).reset_index(drop=True)
 

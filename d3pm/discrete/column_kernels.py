@@ -68,6 +68,8 @@ class Kernels:
         return len(self.transitions) - 1
 
     def _filled(self, spec: Spec, num_states: int, column: int) -> Any:
+        if isinstance(spec, str) and "." not in spec:
+            spec = f"d3pm.transitions.{spec}"
         facts: dict[str, Callable[[], Any]] = {
             "num_states": lambda: num_states,
             "num_steps": lambda: self.num_steps,

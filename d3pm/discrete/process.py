@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -124,9 +125,11 @@ class DiscreteDiffusion(Process):
         symbols, mask = codec.num_symbols, self.transition.mask_state
         wanted = symbols + (mask is not None and mask != _own_mask(codec))
         if self.num_states != wanted:
+            sized = "num_states" in inspect.signature(type(self.transition)).parameters
+            remedy = f"set num_states to {wanted}" if sized else f"give the kernel {wanted} states"
             raise ConfigError(
                 f"process: num_states is {self.num_states}, but the data has {symbols} symbols"
-                f"{' and the kernel a mask' if mask is not None else ''}: set num_states to {wanted}"
+                f"{' and the kernel a mask' if mask is not None else ''}: {remedy}"
             )
         if mask is not None and wanted > symbols != mask:
             raise ConfigError(

@@ -19,7 +19,7 @@ def cramers_v(x: Tensor, cardinalities: Sequence[int]) -> Tensor:
 
     1 where each column tells the other, 0 (but for chance) where neither says anything of the other, however
     many symbols there are; uncorrected, two independent columns of 32 symbols have V = 0.08 in 5,000 rows. A column
-    with one symbol only is associated with nothing: V = 0. The order of symbols plays no part.
+    with one symbol only, or as many as rows, is associated with nothing: V = 0. The order of symbols plays no part.
 
     Costs O(N C²) for the counts and the square of the sum of cardinalities for the rest; what is in memory at a
     time is one column beside all the others.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from d3pm.errors import ConfigError
 from d3pm.schedules.base import Schedule, check_steps, survival
+from d3pm.specs import Part
 
 
 class Informed(Protocol):
@@ -26,7 +27,7 @@ class Informed(Protocol):
 
 
 @dataclass(frozen=True)
-class Erasure:
+class Erasure(Part):
     """Every symbol is kept whole or lost whole: what is left is in proportion to what survives."""
 
     num_states: int
@@ -63,7 +64,8 @@ class MutualInformationSchedule(Schedule):
         frequencies: The unigram law over the K states of ``transition``, or over its data states only
             (an absorbing state may be left out). Normalised here.
         transition: The kernel; its own schedule and number of steps are not used.
-        tolerance: Largest error allowed in :math:`I/H`.
+        tolerance: Largest error allowed in :math:`I/H` as the kernel tells it (a nearest-neighbour kernel of more than
+            256 states interpolates, to some 1e-4); at least 1e-7 for a kernel of steps.
 
     Raises:
         ConfigError: If the law does not fit the kernel, or has no uncertainty to destroy; from :meth:`alpha_bar`, if
@@ -123,6 +125,13 @@ class MutualInformationSchedule(Schedule):
             return super().alpha_bars(num_steps)
         check_steps(num_steps)
         return survival(self._strengths(num_steps))
+
+    def betas(self, num_steps: int) -> Tensor:
+        """See the base class; the strengths themselves, whose products may be too small for a ratio."""
+        if hasattr(self.transition, "information"):
+            return super().betas(num_steps)
+        check_steps(num_steps)
+        return self._strengths(num_steps)
 
     @property
     def _entropy(self) -> Tensor:

@@ -33,7 +33,7 @@ class Information:
 
     def __call__(self, elapsed: Tensor, frequencies: Tensor) -> Tensor:
         """Nats after times (N,), infinity included, under the law (K,)."""
-        law = frequencies.double() / frequencies.sum()
+        law = frequencies.double() / frequencies.double().sum()
         if self.chain.num_states <= EXACT:
             return self.exact(elapsed, law)
         if self._law is None or not torch.equal(self._law, law):

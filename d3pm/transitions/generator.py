@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from d3pm.errors import ConfigError
-from d3pm.schedules import Schedule, UnsquaredCosineSchedule
+from d3pm.schedules import ReciprocalSchedule, Schedule, UnsquaredCosineSchedule
 from d3pm.tables import Table
 from d3pm.transitions.cumulative import CumulativeTransition, flush
 from d3pm.transitions.expm import expm
@@ -36,9 +36,10 @@ class GeneratorTransition(CumulativeTransition):
     Args:
         rates: R, (K, K): off the diagonal at least 0, rows sum to 0; or a ``.npy`` or ``.safetensors`` file of it.
         num_steps: T.
-        schedule: Gives :math:`\bar\alpha_t`; Hoogeboom's unsquared cosine by default.
+        schedule: Gives :math:`\bar\alpha_t`. Hoogeboom's unsquared cosine by default; where a state swallows all, which
+            must then be reached for the bound to be finite, :math:`1 - t/T`.
         law: That of x_T, (K,); solved for if not given, which needs states that can all be reached from one another, or
-            one set of states that swallows all.
+            one set of states that swallows all. With states in several parts it stands for the limit of each.
 
     Raises:
         ConfigError: If R is no matrix of rates (the message names the row or the entry), its stationary law is not
@@ -60,14 +61,16 @@ class GeneratorTransition(CumulativeTransition):
         schedule: Schedule | None = None,
         law: Tensor | None = None,
     ) -> None:
-        found = read_tensor(rates, "rates") if isinstance(rates, (str, Path)) else torch.as_tensor(rates)
+        given = read_tensor(rates, "rates") if isinstance(rates, (str, Path)) else rates
+        found = torch.as_tensor(given, dtype=torch.float64)
         self.rates = checked_rates(found)
         self.num_states = len(self.rates)
         self.num_steps = num_steps
-        self.schedule = schedule or UnsquaredCosineSchedule()
-        self.alpha_bars = Table(self.schedule.alpha_bars(num_steps))
         self.law = None if law is None else checked_law(law, "law")
         self._stationary = self._solve() if self.law is None else self._kept(self.law)
+        forgets = bool((self._stationary > 0).all())
+        self.schedule = schedule or (UnsquaredCosineSchedule() if forgets else ReciprocalSchedule())
+        self.alpha_bars = Table(self.schedule.alpha_bars(num_steps))
 
     @classmethod
     def example(cls, num_states: int, num_steps: int) -> GeneratorTransition:

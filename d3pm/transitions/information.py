@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from d3pm.errors import ConfigError
 from d3pm.transitions.base import Transition
 
 
@@ -33,7 +34,11 @@ def retained(transition: Transition, frequencies: Tensor, times: Tensor | None =
     References:
         Austin et al., 2021, appendix A.7.
     """
-    law = frequencies.double() / frequencies.sum()
+    law = frequencies.double() / frequencies.double().sum()
+    if len(law) != transition.num_states:
+        raise ConfigError(
+            f"frequencies has {len(law)} entries: the kernel has {transition.num_states} states"
+        )
     times = torch.arange(transition.num_steps + 1) if times is None else times
     parts = [
         dense_information(transition.between(torch.zeros_like(t), t).dense(), law) for t in times.split(1)

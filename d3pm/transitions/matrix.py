@@ -103,7 +103,7 @@ def checked_stack(stack: Tensor) -> Tensor:
         hint = (
             "; its columns do sum to 1: transpose it"
             if bool(((stack[t].sum(0) - 1).abs() < 1e-6).all())
-            else ""
+            else ": divide it by its sum"
         )
         raise ConfigError(f"matrices: row {i} at t={t + 1} sums to {sums[t, i].item():.6g}, not to 1{hint}")
     # Rows within rounding of one are used as they are, so that a saved stack comes back to the last bit.
@@ -128,7 +128,8 @@ def read_tensor(path: str | Path, name: str) -> Tensor:
     except ConfigError:
         raise
     except Exception as error:  # whatever a broken file makes its reader say
-        reason = " ".join(str(error).split())
+        pickled = "pickle" in str(error)
+        reason = "it holds objects, not numbers" if pickled else " ".join(str(error).split())
         raise ConfigError(f"{name}: {path} cannot be read ({reason}): save it again") from error
     raise ConfigError(f"{name}: {path} is neither .npy nor .safetensors: convert it")
 

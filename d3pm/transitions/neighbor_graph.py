@@ -93,7 +93,8 @@ def neighbor_graph(points: Tensor, num_neighbors: int) -> NeighborGraph:
         )
     near = nearest(points, points, min(num_neighbors + 1 + TIES, num_states))
     own = near == torch.arange(num_states).unsqueeze(-1)
-    near = near[~own].view(num_states, -1)[:, :num_neighbors]
+    # Itself last; a search may miss it among points that are nearly one, and then one too many is left out below.
+    near = near.gather(-1, own.byte().sort(dim=-1, stable=True).indices)[:, :num_neighbors]
     source = torch.arange(num_states).unsqueeze(-1).expand_as(near)
     ties = torch.stack([source, near], -1).flatten(0, 1)
     return NeighborGraph(num_states, torch.cat([ties, bridges(points, ties)]), 1 / (2 * num_neighbors))
@@ -146,6 +147,10 @@ def checked_points(embeddings: Tensor | str | Path) -> Tensor:
     if isinstance(embeddings, (str, Path)):
         embeddings = read_tensor(embeddings, "embeddings")
     points = torch.as_tensor(embeddings)
+    if points.is_complex():
+        raise ConfigError("embeddings are complex numbers: give real ones, e.g. both parts side by side")
+    if not isinstance(embeddings, Tensor):
+        points = torch.as_tensor(embeddings, dtype=torch.float64)
     if points.dim() != 2 or 0 in points.shape or len(points) < 2:
         raise ConfigError(
             f"embeddings has shape {tuple(points.shape)}: give (K, d), one row a state, of at least 2 states"
@@ -158,6 +163,6 @@ def checked_points(embeddings: Tensor | str | Path) -> Tensor:
     if int(counts.max()) > 1:
         first, second = (place == counts.argmax()).nonzero()[:2].squeeze(-1).tolist()
         raise ConfigError(
-            f"embeddings: rows {first} and {second} are equal: states that are one need no two rows"
+            f"embeddings: rows {first} and {second} are equal: leave one of them out, or tell them apart"
         )
     return points

@@ -59,13 +59,13 @@ class SubstitutionTransition(GeneratorTransition):
         frequencies: Tensor | Sequence[float] | None = None,
         unit: float = 0.5,
     ) -> None:
+        self.alphabet = alphabet
         wanted = None if alphabet is None else letters(alphabet)
         if isinstance(scores, (str, Path)):
             found, wanted = read_scores(scores, wanted)
         else:
             found = torch.as_tensor(scores, dtype=torch.float64)
         self.scores = checked_scores(found, wanted)
-        self.alphabet = wanted
         self.frequencies = None if frequencies is None else _checked(frequencies, len(self.scores))
         if not 0 < unit < float("inf"):
             raise ConfigError(f"unit is {unit}: give the bits that a score of 1 is worth, above 0")

@@ -158,7 +158,7 @@ class TestRefusals:
         assert "add 'J' to cut" in message
         assert len(FastaData(file, 10, cut="j").split("train")) == 17
         assert "'N' at letter 3" in refusal(str(write(tmp_path / "b.fa", "ACN")), cut="")
-        assert "'É' at letter 2" in refusal(str(write(tmp_path / "c.fa", "Aé")))
+        assert "'é' at letter 2" in refusal(str(write(tmp_path / "c.fa", "Aé")))
 
     @pytest.mark.parametrize(
         ("content", "says"),

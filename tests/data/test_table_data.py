@@ -13,7 +13,7 @@ from d3pm.data import TableCodec, TableData, frequencies
 from d3pm.data.base import SPLITS
 from d3pm.data.table_cut import cut, free_rows
 from d3pm.data.table_rows import TableRows
-from d3pm.errors import D3PMError
+from d3pm.errors import D3PMError, DataError
 from d3pm.evaluation import unigram_entropy
 
 
@@ -398,3 +398,34 @@ class TestMushroom:
         assert message.startswith("column 'veil-type': all 7,312 training rows hold 'p'")
         assert message.endswith("drop: [veil-type]")
         assert TableData(str(tmp_path / "mushrooms.csv"), drop=["veil-type"]).shape == (22,)
+
+
+class TestAnotherTableInTheSameCode:
+    """What ``d3pm evaluate RUN --data TableData --data.source FILE`` reads."""
+
+    def file(self, tmp_path, frame, name="other.csv"):
+        frame.to_csv(tmp_path / name, index=False)
+        return str(tmp_path / name)
+
+    def test_a_part_of_the_rows_is_read_as_before_in_any_order_of_columns(self, tmp_path):
+        data = TableData("iris")
+        rows = data.frame("train").iloc[:30]
+        other = TableData(self.file(tmp_path, rows[rows.columns[::-1]])).read_in(data.codec)
+        expected = data.codec.encode_frame(rows)
+        for name in ("train", "validation", "test"):
+            assert torch.equal(torch.stack([other.split(name)[i]["x0"] for i in range(30)]), expected)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda rows: rows.assign(species="rosa"), r"column 'species', row 0: 'rosa'"),
+            (lambda rows: rows.drop(columns="species"), "column 'species'"),
+            (lambda rows: rows.assign(zip=7), "zip"),
+        ],
+    )
+    def test_what_training_had_not_is_named(self, tmp_path, change, message):
+        data = TableData("iris")
+        file = self.file(tmp_path, change(data.frame("train").iloc[:5]))
+        with pytest.raises(DataError, match=message) as error:
+            TableData(file).read_in(data.codec).split("test")
+        assert "\n" not in str(error.value)
