@@ -34,6 +34,10 @@ class Process(Part, ABC):
         """Small instances on which the contract tests run; none unless a process offers some."""
         return ()
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Process:
+        """Itself: a process is a value, and copies of a model (such as the averaged one) share its tables."""
+        return self
+
     @abstractmethod
     def prior(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Distribution:
         """:math:`p(x_T)` over a batch of the given shape."""

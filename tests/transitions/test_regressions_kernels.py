@@ -1,11 +1,16 @@
 """Mistakes that were made once, each with the case that showed it."""
 
+import copy
+
 import pytest
 import torch
+from oracle import concrete_subclasses
 from torch.testing import assert_close
 
 from d3pm import DiscreteDiffusion
 from d3pm.errors import ConfigError
+from d3pm.model import DiffusionModel
+from d3pm.networks import TransformerDenoiser
 from d3pm.schedules import MutualInformationSchedule
 from d3pm.specs import Part, build, describe
 from d3pm.transitions import (
@@ -14,8 +19,24 @@ from d3pm.transitions import (
     GeneratorTransition,
     NearestNeighborTransition,
     SubstitutionTransition,
+    Transition,
     retained,
 )
+
+
+@pytest.mark.parametrize("kernel", concrete_subclasses(Transition), ids=lambda cls: cls.__name__)
+def test_a_copy_of_a_model_shares_its_process(kernel):
+    """The averaged model is a copy: tables are not held twice, nor need they be such that torch can copy them."""
+    process = DiscreteDiffusion(kernel.example(5, 4))
+    model = DiffusionModel(
+        process=process, network=TransformerDenoiser(5, dim=8, depth=1, heads=2), shape=(3,)
+    )
+    x0 = torch.tensor([[x for x in range(5) if x != process.transition.mask_state][:3]])
+    assert torch.isfinite(model(x0).loss)
+    again = copy.deepcopy(model)
+    assert again.process is process
+    assert again.network is not model.network
+    assert torch.isfinite(again(x0).loss)
 
 
 def test_scores_of_letters_that_are_none_can_be_loaded_again(tmp_path):
