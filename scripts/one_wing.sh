@@ -8,8 +8,8 @@ trap 'rm -rf "$copy"' EXIT
 
 without() { # WING TESTS...: run the tests in a copy that lacks d3pm/WING
     local wing=$1 tests=("${@:2}")
-    rm -rf "$copy/d3pm" "$copy/tests"
-    cp -r d3pm tests configs pyproject.toml README.md "$copy"
+    rm -rf "$copy/d3pm" "$copy/tests" "$copy/configs" "$copy/scripts"
+    cp -r d3pm tests configs scripts pyproject.toml README.md "$copy"
     rm -r "$copy/d3pm/$wing"
     echo "without d3pm/$wing:"
     # An editable installation would find the wing in its own folder: say that there is none.
