@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from d3pm.data.base import Codec
+from d3pm.data.records import record_file, write_record
 from d3pm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -154,8 +155,7 @@ class ImageCodec(Codec):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``image_codec.json``."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / FILE).write_text(json.dumps(self._record()) + "\n")
+        write_record(self._record(), folder, FILE)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:
@@ -164,9 +164,7 @@ class ImageCodec(Codec):
         Raises:
             DataError: If there is none, it cannot be read, or the hub is out of reach.
         """
-        file = Path(name).expanduser() / FILE
-        if not file.parent.is_dir():
-            file = _download(str(name))
+        file = record_file(name, FILE)
         try:
             record = json.loads(file.read_text())
             return cls(record["shape"], record["levels"], record.get("discrete", False))
@@ -244,16 +242,3 @@ def _pillow_array(item: Any, mode: str) -> np.ndarray | None:
     if item.mode != mode:
         raise DataError(f"image: its mode is {item.mode}, not {mode}: give image.convert('{mode}')")
     return np.asarray(item)
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(name, FILE))
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"codec: {name!r} is no folder and cannot be had from the hub ({reason}): "
-            f"give a folder that holds {FILE}, or a hub name"
-        ) from error

@@ -13,6 +13,7 @@ from torch import Tensor
 from d3pm.data.base import Codec
 from d3pm.data.column_fit import chosen_kinds, fit_column
 from d3pm.data.columns import Column, listed
+from d3pm.data.records import record_file, write_record
 from d3pm.data.table_files import read_table, without_signs
 from d3pm.errors import ConfigError, DataError
 
@@ -164,10 +165,8 @@ class TableCodec(Codec):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``table_codec.json``."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
         record = {"missing": self.missing, "columns": [asdict(column) for column in self.columns]}
-        text = json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1)
-        (Path(folder) / FILE).write_text(text + "\n", encoding="utf-8")
+        write_record(record, folder, FILE, indent=1)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:
@@ -176,9 +175,7 @@ class TableCodec(Codec):
         Raises:
             DataError: If there is none, it cannot be read, or the hub is out of reach.
         """
-        file = Path(name).expanduser() / FILE
-        if not file.parent.is_dir():
-            file = _download(str(name))
+        file = record_file(name, FILE)
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
             return cls([_column(entry) for entry in record["columns"]], record["missing"])
@@ -211,16 +208,3 @@ def _column(entry: dict[str, Any]) -> Column:
         key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
     }
     return Column(**arguments)
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(name, FILE))
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"codec: {name!r} is no folder and cannot be had from the hub ({reason}): "
-            f"give a folder that holds {FILE}, or a hub name"
-        ) from error

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from d3pm.errors import ConfigError
 from d3pm.schedules import Schedule, UnsquaredCosineSchedule
-from d3pm.tables import Table
-from d3pm.transitions.cumulative import CumulativeTransition
+from d3pm.transitions.ordinal import OrdinalTransition
 from d3pm.transitions.toeplitz import ToeplitzOperator
 
 
-class BandDiagonalTransition(CumulativeTransition):
+class BandDiagonalTransition(OrdinalTransition):
     r"""A state moves to each of its ``width`` nearest neighbours on either side with one chance.
 
     .. math::
@@ -36,6 +34,7 @@ class BandDiagonalTransition(CumulativeTransition):
     References:
         Austin et al., *Structured Denoising Diffusion Models in Discrete State-Spaces*, 2021, appendix A.2.
 
+    >>> import torch
     >>> kernel = BandDiagonalTransition(num_states=4, num_steps=2, width=1)
     >>> bool(kernel.between(torch.tensor([0]), torch.tensor([1])).dense()[0, 0, 2] == 0)
     True
@@ -44,24 +43,11 @@ class BandDiagonalTransition(CumulativeTransition):
     def __init__(
         self, num_states: int, num_steps: int, width: int | None = None, schedule: Schedule | None = None
     ) -> None:
-        if num_states < 2:
-            raise ConfigError(f"num_states is {num_states}: a diffusion needs at least 2 states")
+        super().__init__(num_states, num_steps, schedule or UnsquaredCosineSchedule())
         self.width = max(1, num_states // 2) if width is None else width
         if not 1 <= self.width < num_states:
             raise ConfigError(f"width is {width}: choose 1 .. {num_states - 1} for num_states={num_states}")
-        self.num_states = num_states
-        self.num_steps = num_steps
-        self.schedule = schedule or UnsquaredCosineSchedule()
-        self._betas = Table(self.schedule.betas(num_steps))
-
-    def stationary(self) -> Tensor:
-        """Uniform."""
-        return torch.full((self.num_states,), 1 / self.num_states, dtype=torch.float64)
-
-    def single(self, t: Tensor) -> ToeplitzOperator:
-        """See the base class."""
-        return self.at_beta(self._betas[t - 1])
 
     def at_beta(self, beta: Tensor) -> ToeplitzOperator:
-        r"""One step of strength :math:`\beta`, float64 (B,), zero for none."""
+        """See the base class."""
         return ToeplitzOperator((beta / self.num_states).unsqueeze(1).expand(-1, self.width), self.num_states)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from d3pm.errors import ConfigError
 from d3pm.schedules import LinearSchedule, ReciprocalSchedule, Schedule
-from d3pm.tables import Table
-from d3pm.transitions.cumulative import CumulativeTransition, flush
+from d3pm.transitions.cumulative import flush
+from d3pm.transitions.ordinal import OrdinalTransition
 from d3pm.transitions.toeplitz import ToeplitzOperator
 
 
-class DiscretizedGaussianTransition(CumulativeTransition):
+class DiscretizedGaussianTransition(OrdinalTransition):
     r"""Grey levels, ages, bins: a state drifts to its neighbours as a Gaussian walk between two walls would.
 
     .. math::
@@ -46,28 +45,15 @@ class DiscretizedGaussianTransition(CumulativeTransition):
     """
 
     def __init__(self, num_states: int, num_steps: int, schedule: Schedule | None = None) -> None:
-        if num_states < 2:
-            raise ConfigError(f"num_states is {num_states}: a diffusion needs at least 2 states")
-        self.num_states = num_states
-        self.num_steps = num_steps
-        self.schedule = schedule or LinearSchedule()
-        self._betas = Table(self.schedule.betas(num_steps))
+        super().__init__(num_states, num_steps, schedule or LinearSchedule())
 
     @classmethod
     def example(cls, num_states: int, num_steps: int) -> DiscretizedGaussianTransition:
         """Steps wide enough for few states, on a schedule that short chains have too."""
         return cls(num_states, num_steps, ReciprocalSchedule())
 
-    def stationary(self) -> Tensor:
-        """Uniform."""
-        return torch.full((self.num_states,), 1 / self.num_states, dtype=torch.float64)
-
-    def single(self, t: Tensor) -> ToeplitzOperator:
-        """See the base class."""
-        return self.at_beta(self._betas[t - 1])
-
     def at_beta(self, beta: Tensor) -> ToeplitzOperator:
-        r"""One step of strength :math:`\beta`, float64 (B,), zero for none."""
+        """See the base class."""
         distance = torch.arange(1, self.num_states, dtype=torch.float64, device=beta.device)
         scaled = 4 * (distance / (self.num_states - 1)) ** 2
         weights = flush(torch.exp(-scaled / beta.unsqueeze(1)))
