@@ -50,6 +50,17 @@ class ClassifierFreeGuidance:
         self.network, self.scale, self.null, self.channels = network, scale, null, channels
         self.rescale = rescale
 
+    @property
+    def calls(self) -> int:
+        """Network calls that one of its own costs."""
+        alone = self.scale == 1 or (self.scale == 0 and self.channels is None)
+        return 1 if alone else 2
+
+    @property
+    def time_conditioned(self) -> bool:
+        """Whether the network looks at the time."""
+        return getattr(self.network, "time_conditioned", True)
+
     def __call__(self, x_t: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """The guided output, in the shape of the network's."""
         if self.scale == 1:

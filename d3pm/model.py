@@ -8,7 +8,7 @@ files lie beside them. Loading it needs nothing of :mod:`d3pm.training`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +22,7 @@ from d3pm.data.base import Codec
 from d3pm.errors import CheckpointError, ConfigError, D3PMError
 from d3pm.objectives import VLB, Network, Objective, VariationalBound, vlb_estimate, vlb_terms
 from d3pm.process import Process
-from d3pm.sampling import sample
+from d3pm.sampling import Samples, draw
 from d3pm.specs import Part, build, describe, find_class
 
 KINDS = (Part, torch.nn.Module, PretrainedConfig)
@@ -190,8 +190,15 @@ class DiffusionModel(PreTrainedModel):
         nats = self.objective(self.process, self.network, x0, generator=generator, **cond)
         return DiffusionOutput(loss=nats.sum() / self.objective.count(x0, cond).sum(), losses=nats)
 
-    @torch.no_grad()
-    def sample(
+    def sample(self, n: int, **options: Any) -> Tensor:
+        """``n`` samples, (n, \\*shape): arguments and errors are those of :meth:`batches`."""
+        return self.draw(n, **options).x0
+
+    def draw(self, n: int, **options: Any) -> Samples:
+        """``n`` samples and the number of network calls of each: arguments and errors are those of :meth:`batches`."""
+        return Samples.cat(list(self.batches(n, **options)))
+
+    def batches(
         self,
         n: int,
         *,
@@ -202,18 +209,21 @@ class DiffusionModel(PreTrainedModel):
         shape: Sequence[int] | None = None,
         network: Network | None = None,
         **kwargs: Any,
-    ) -> Tensor:
-        """``n`` samples, (n, \\*shape).
+    ) -> Iterator[Samples]:
+        """``n`` samples, batch by batch: whoever is interrupted keeps those that are done.
 
         Args:
             n: How many.
-            steps: Network calls for each; T if not given.
+            steps: How many steps to take; what the sampler is used to if not given, T for most.
             seed: Equal seeds (and batch sizes) give equal samples.
             generator: Instead of a seed.
             batch_size: How many at a time; all if not given.
             shape: Of one sample; that of training if not given.
             network: A wrapper around ``self.network`` (guidance, temperature) to use in its place.
-            **kwargs: Of :func:`d3pm.sample`; (n, \\*) tensors are split with the batch.
+            **kwargs: Of :func:`d3pm.sampling.draw`; (n, \\*) tensors are split with the batch.
+
+        Raises:
+            ConfigError: If ``n`` or ``batch_size`` is below 1, and as :func:`d3pm.sampling.draw` does.
         """
         if n < 1:
             raise ConfigError(f"the number of samples is {n}: take at least 1")
@@ -221,28 +231,25 @@ class DiffusionModel(PreTrainedModel):
             raise ConfigError(f"batch_size is {batch_size}: take at least 1")
         if generator is None and seed is not None:
             generator = torch.Generator().manual_seed(seed)
-        was_training, _ = self.training, self.eval()
         shape, size = tuple(shape or self.shape), batch_size or n
-        batches = []
         for start in range(0, n, size):
             stop = min(start + size, n)
             mine: dict[str, Any] = {
                 k: v[start:stop] if isinstance(v, Tensor) and v.dim() and len(v) == n else v
                 for k, v in kwargs.items()
             }
-            batches.append(
-                sample(
-                    self.process,
-                    network or self.network,
-                    (stop - start, *shape),
-                    steps=steps,
-                    generator=generator,
-                    device=self.device,
-                    **mine,
-                )
+            was_training, _ = self.training, self.eval()
+            batch = draw(
+                self.process,
+                network or self.network,
+                (stop - start, *shape),
+                steps=steps,
+                generator=generator,
+                device=self.device,
+                **mine,
             )
-        self.train(was_training)
-        return torch.cat(batches)
+            self.train(was_training)
+            yield batch
 
     @torch.no_grad()
     def evaluate(

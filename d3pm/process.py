@@ -74,6 +74,10 @@ class Process(Part, ABC):
         r"""Put known data back into a sample on its way: noised to time s, or as the process prefers."""
         return torch.where(known, self.q_sample(x0, s, generator), x_s)
 
+    def finished(self, x_t: Tensor) -> Tensor | None:
+        """Rows that are what they will be, whatever a network says of them, bool (B,); None where that is never so."""
+        return None
+
     def suited(self, data: DataSource) -> Process:
         """The process with whatever was left open filled in from the data; itself where nothing was."""
         return self

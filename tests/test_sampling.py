@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from d3pm import AbsorbingTransition, DiscreteDiffusion, UniformTransition, sample
 from d3pm.discrete.truncation import Truncated, nucleus
 from d3pm.errors import ConfigError
-from d3pm.sampling import cosine_grid, uniform_grid
+from d3pm.guidance import ClassifierFreeGuidance
+from d3pm.sampling import cosine_grid, draw, uniform_grid
 
 K, T = 6, 40
 ABSORBING = DiscreteDiffusion(AbsorbingTransition(K, T))
@@ -58,7 +59,7 @@ def test_a_network_is_called_once_a_step_with_falling_times(process):
         called.append(int(t[0]))
         return network(x_t, t)
 
-    sample(process, counting, (2, 3), steps=[T, 9, 4, 0])
+    sample(process, counting, (2, 3), steps=[T, 9, 4, 0], cache=False)
     assert called == [T, 9, 4]
 
 
@@ -139,3 +140,91 @@ class TestSharperBeliefs:
             Truncated(ABSORBING, network, temperature=0.0)
         with pytest.raises(ConfigError, match=r"top_p is 1\.5"):
             Truncated(ABSORBING, network, top_p=1.5)
+
+
+class TestCalls:
+    """What is kept from the network changes no sample, and what is sent is counted."""
+
+    @staticmethod
+    def table(time_free: bool):
+        """A belief that depends on the whole row, and on the time unless it is free of it."""
+
+        def belief(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            belief.rows += len(x_t)
+            phase = x_t.double().sum(-1) if time_free else x_t.double().sum(-1) + t.double()
+            places = torch.arange(x_t.shape[1], dtype=torch.float64)[:, None]
+            states = torch.arange(K, dtype=torch.float64)
+            return torch.sin(phase[:, None, None] + 3 * places + states)
+
+        belief.rows, belief.time_conditioned = 0, not time_free
+        return belief
+
+    @pytest.mark.parametrize("process", [ABSORBING, UNIFORM])
+    @pytest.mark.parametrize("time_free", [True, False])
+    def test_samples_are_the_same_with_and_without(self, process, time_free):
+        frugal, plain = self.table(time_free), self.table(time_free)
+        a = draw(process, frugal, (32, 5), generator=seeded(8))
+        b = draw(process, plain, (32, 5), generator=seeded(8), cache=False)
+        assert torch.equal(a.x0, b.x0)
+        assert int(a.calls.sum()) == frugal.rows
+        assert (b.calls == T).all()
+        assert b.forwards == T
+        assert plain.rows == 32 * T
+
+    def test_a_time_free_network_sees_a_masked_row_once_for_every_change(self):
+        states = []
+        found = draw(
+            ABSORBING,
+            self.table(True),
+            (64, 5),
+            generator=seeded(9),
+            watch=lambda s, x: states.append(x.clone()),
+        )
+        path = torch.stack([torch.full((64, 5), K - 1), *states])
+        seen = (path[1:] != path[:-1]).any(-1).sum(0)  # each change but the last asks for one more look
+        assert torch.equal(found.calls, seen)
+        assert int(found.calls.max()) <= 5
+
+    def test_finished_rows_leave_the_batch_whatever_the_network_looks_at(self):
+        states = []
+        found = draw(
+            ABSORBING,
+            self.table(False),
+            (64, 5),
+            generator=seeded(10),
+            watch=lambda s, x: states.append((x == K - 1).any(-1)),
+        )
+        unfinished = torch.stack([torch.ones(64, dtype=torch.bool), *states[:-1]])
+        assert torch.equal(found.calls, unfinished.sum(0))
+
+    def test_conditions_go_with_their_rows(self):
+        shifts = torch.arange(16)
+
+        def network(x_t, t, shifts):
+            states = torch.arange(K)
+            return torch.where(states == shifts[:, None, None] % (K - 1), 0.0, -40.0).expand(*x_t.shape, K)
+
+        network.time_conditioned = False
+        x = sample(ABSORBING, network, (16, 4), generator=seeded(11), shifts=shifts)
+        assert torch.equal(x, (shifts % (K - 1))[:, None].expand(16, 4))
+
+    def test_what_a_network_gave_is_not_written_into(self):
+        kept = torch.randn(64, 5, K, dtype=torch.float64, generator=seeded(12))
+        before = kept.clone()
+
+        def network(x_t, t):
+            return kept if len(x_t) == 64 else torch.zeros(*x_t.shape, K, dtype=torch.float64)
+
+        network.time_conditioned = False
+        sample(ABSORBING, network, (64, 5), generator=seeded(13))
+        assert torch.equal(kept, before)
+
+    def test_guidance_costs_two_calls(self):
+        def network(x_t, t, labels):
+            return torch.zeros(*x_t.shape, K)
+
+        network.time_conditioned = False
+        for scale, price in ((1, 1), (2, 2)):
+            guided = ClassifierFreeGuidance(network, scale, {"labels": None})
+            found = draw(ABSORBING, guided, (4, 3), steps=[T, 0], labels=torch.zeros(4), generator=seeded(14))
+            assert found.calls.tolist() == [price] * 4

@@ -107,6 +107,12 @@ class DiscreteDiffusion(Process):
             return torch.where(known, x0, x_s)
         return super().hold(x_s, x0, known, s, generator)
 
+    def finished(self, x_t: Tensor) -> Tensor | None:
+        """See the base class: under an absorbing kernel, rows without a mask."""
+        if self.transition.absorbing_state is None:
+            return None
+        return (x_t != self.transition.absorbing_state).reshape(len(x_t), -1).all(1)
+
     def check_network(self, network: torch.nn.Module, shape: Sequence[int]) -> None:
         """Refuse a network that speaks of another number of states."""
         given = getattr(network, "num_states", None)

@@ -203,6 +203,11 @@ class TableDiffusion(Process):
         held = [part.hold(x, y, here, s, generator) for (part, x, y), here in groups]
         return self.layout.grouping.together(held)
 
+    def finished(self, x_t: Tensor) -> Tensor | None:
+        """See the base class: rows that are finished in all columns."""
+        done = [part.finished(x) for part, x in self._each(x_t=x_t)]
+        return None if any(each is None for each in done) else torch.stack(done).all(0)  # type: ignore[arg-type]
+
     def check_network(self, network: torch.nn.Module, shape: Sequence[int]) -> None:
         """Refuse a network, or a shape of rows, of other columns, or with too few states for one of them."""
         if len(shape):

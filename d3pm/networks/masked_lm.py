@@ -43,6 +43,8 @@ class MaskedLMDenoiser(nn.Module):
     torch.Size([3, 16, 28])
     """
 
+    time_conditioned = False
+
     def __init__(self, config: dict[str, Any], num_states: int | None = None) -> None:
         super().__init__()
         _check(num_states)
