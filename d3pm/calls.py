@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d3pm.errors import ConfigError
 from d3pm.objectives import Network
 from d3pm.process import Process
 
@@ -64,6 +65,9 @@ class Calls:
             x_t: States, (B, \*).
             t: Their times, (B,).
             rows: Those that will be looked at, bool (B,); all if not given.
+
+        Raises:
+            ConfigError: If the network gives another number of rows than it was asked for.
         """
         needed = self._needed(x_t, rows) if self.cache else None
         if needed is None or bool(needed.all()):
@@ -75,6 +79,10 @@ class Calls:
         if len(index):
             self._count(needed.cpu().long())
             output = self.network(x_t[index], t[index], **self._taken(index, len(x_t)))
+            if len(output) != len(index):
+                raise ConfigError(
+                    f"network gave {len(output)} rows for {len(index)}: let it take any number, or give cache=False"
+                )
             self._output = self._buffer(output, len(x_t))
             self._output[index] = output
             self._remember(x_t, index)

@@ -75,6 +75,20 @@ class ClassifierFreeGuidance:
         return torch.cat([guided, conditional[:, end:]], 1)
 
 
+def check_guidable(network: Network) -> None:
+    """Refuse (ConfigError) a network that never saw data without their labels: it cannot say what u is.
+
+    Wrappers are looked through; a network that does not tell its ``label_drop`` is let pass.
+    """
+    while hasattr(network, "network"):
+        network = network.network
+    if getattr(network, "label_drop", None) == 0:
+        raise ConfigError(
+            f"{type(network).__name__} was trained without label drop (label_drop is 0), so it does not know data of "
+            "no class: train with network.init_args.label_drop 0.1, or leave --guidance at 1"
+        )
+
+
 def rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
     """``guided`` with an example's standard deviation moved by ``share`` towards that of ``conditional``."""
     if share == 0:

@@ -219,6 +219,12 @@ class TestCalls:
         sample(ABSORBING, network, (64, 5), generator=seeded(13))
         assert torch.equal(kept, before)
 
+    def test_a_network_of_one_batch_only_is_told_how_to_go_on(self):
+        logits = torch.zeros(64, 2, K)
+        with pytest.raises(ConfigError, match="cache=False"):
+            sample(ABSORBING, lambda x, t: logits, (64, 2), generator=seeded(15))
+        sample(ABSORBING, lambda x, t: logits, (64, 2), generator=seeded(15), cache=False)
+
     def test_guidance_costs_two_calls(self):
         def network(x_t, t, labels):
             return torch.zeros(*x_t.shape, K)

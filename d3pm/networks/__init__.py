@@ -10,6 +10,7 @@ from d3pm.networks.image_transformer import ImageTransformer
 from d3pm.networks.masked_lm import MaskedLMDenoiser
 from d3pm.networks.pixel_logits import PixelLogits
 from d3pm.networks.table import TableDenoiser
+from d3pm.networks.text_classifier import TextClassifier
 from d3pm.networks.transformer import TransformerDenoiser
 from d3pm.networks.truncated_logistic import TruncatedLogistic
 from d3pm.networks.unet import DiffusersUNet, UNetDenoiser
@@ -21,6 +22,7 @@ __all__ = [
     "MaskedLMDenoiser",
     "PixelLogits",
     "TableDenoiser",
+    "TextClassifier",
     "TransformerDenoiser",
     "TruncatedLogistic",
     "UNetDenoiser",

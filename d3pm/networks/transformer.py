@@ -1,10 +1,12 @@
 """A bidirectional transformer that reads states and gives logits over states, position by position."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d3pm.errors import ConfigError
 from d3pm.networks.blocks import Block, keep_mask, modulate, zeroed
+from d3pm.networks.labels import Labels
 from d3pm.networks.rotary import rotary_table
 from d3pm.networks.time_embedding import TimeEmbedding
 
@@ -14,8 +16,8 @@ TIME_DIM = 128  # a scalar needs no wider vector, and at width 768 this saves a 
 class TransformerDenoiser(nn.Module):
     """Transformer over rows of states of any length: every position sees every other, in both directions.
 
-    Positions are rotary, blocks pre-norm. Time enters by adaptive layer norm (adaLN-Zero); with
-    ``time_conditioned=False`` it is accepted and ignored. Logits are exactly zero at first, so training
+    Positions are rotary, blocks pre-norm. Time and class enter by adaptive layer norm (adaLN-Zero); with
+    ``time_conditioned=False`` time is accepted and ignored. Logits are exactly zero at first, so training
     starts from the uniform belief. Attention costs O(L² dim) time and, with fused kernels, O(L dim) memory.
 
     Args:
@@ -26,9 +28,12 @@ class TransformerDenoiser(nn.Module):
         mlp_ratio: Hidden width of the perceptrons, in units of ``dim``.
         dropout: Probability with which an entry of what a branch adds is dropped.
         time_conditioned: Whether ``t`` is looked at.
+        num_classes: Classes the network can be told, a null class besides them (see `Labels`).
+        label_drop: Probability with which a label is hidden in training.
 
     Raises:
-        ConfigError: If a number is out of range, or ``dim`` does not fall into heads of an even size.
+        ConfigError: If a number is out of range, or ``dim`` does not fall into heads of an even size; when
+            called, if labels do not fit.
 
     References:
         Peebles and Xie, *Scalable Diffusion Models with Transformers*, 2022
@@ -49,6 +54,8 @@ class TransformerDenoiser(nn.Module):
         mlp_ratio: float = 4,
         dropout: float = 0.0,
         time_conditioned: bool = True,
+        num_classes: int | None = None,
+        label_drop: float = 0.1,
     ) -> None:
         super().__init__()
         if num_states < 2:
@@ -62,27 +69,35 @@ class TransformerDenoiser(nn.Module):
         self.mlp_ratio = mlp_ratio
         self.dropout = dropout
         self.time_conditioned = time_conditioned
+        self.num_classes = num_classes
+        self.label_drop = label_drop
 
-        cond_dim = TIME_DIM if time_conditioned else None
+        self.labels = Labels(num_classes, label_drop)
+        conditioned = time_conditioned or num_classes is not None
+        cond_dim = TIME_DIM if conditioned else None
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, dropout, cond_dim) for _ in range(depth))
         self.embedding = nn.Embedding(num_states, dim)
         self.time_embedding = TimeEmbedding(TIME_DIM) if time_conditioned else None
-        self.norm = nn.LayerNorm(dim, elementwise_affine=not time_conditioned)
-        self.modulation = zeroed(nn.Linear(TIME_DIM, 2 * dim)) if time_conditioned else None
+        self.label_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, TIME_DIM)
+        self.norm = nn.LayerNorm(dim, elementwise_affine=not conditioned)
+        self.modulation = zeroed(nn.Linear(TIME_DIM, 2 * dim)) if conditioned else None
         self.head = zeroed(nn.Linear(dim, num_states))
 
-    def forward(self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, L, num_states) for states x_t (B, L), int64, at times t (B,), integer or float.
 
         Where ``attention_mask`` (B, L) is 0 the entry is padding: nothing real depends on it, and its own
-        logits mean nothing. Under autocast the logits are in autocast's dtype.
+        logits mean nothing. ``labels`` (B,): the class of each row; None means the null class for all.
+        Under autocast the logits are in autocast's dtype.
         """
         x = self.embedding(x_t)
         dtype = torch.promote_types(x.dtype, torch.float32)
         positions = torch.arange(x_t.shape[1], device=x_t.device, dtype=dtype)
         rotation = rotary_table(positions, self.dim // self.heads)
         keep = None if attention_mask is None else keep_mask(attention_mask)
-        cond = None if self.time_embedding is None else self.time_embedding(t)
+        cond = self._cond(t, self.labels(labels, x_t))
         for block in self.blocks:
             x = block(x, cond, rotation, keep)
         x = self.norm(x)
@@ -90,3 +105,11 @@ class TransformerDenoiser(nn.Module):
             shift, scale = self.modulation(cond).unsqueeze(-2).chunk(2, dim=-1)
             x = modulate(x, shift, scale)
         return self.head(x)
+
+    def _cond(self, t: Tensor, labels: Tensor | None) -> Tensor | None:
+        """(B, TIME_DIM), the sum of what is told; None where nothing is."""
+        time = None if self.time_embedding is None else self.time_embedding(t)
+        if self.label_embedding is None:
+            return time
+        told = self.label_embedding(labels)
+        return F.silu(told if time is None else time + told)
