@@ -38,6 +38,7 @@ class DiffusionConfig(PretrainedConfig):
         codec_class: Class path of the codec whose files lie in the folder, or None.
         shape: Of one example.
         constants: Name to shape and dtype of tensors among the arguments, stored with the weights.
+        plans: The best times found for a number of steps: ``{"4": [1000, 600, 300, 100, 0]}``.
     """
 
     model_type = "d3pm"
@@ -50,11 +51,13 @@ class DiffusionConfig(PretrainedConfig):
         codec_class: str | None = None,
         shape: Sequence[int] = (),
         constants: dict[str, Any] | None = None,
+        plans: dict[str, list[int]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.process, self.network, self.objective = process, network, objective
         self.codec_class, self.shape, self.constants = codec_class, list(shape), constants or {}
+        self.plans = plans or {}
 
 
 @dataclass
@@ -177,6 +180,23 @@ class DiffusionModel(PreTrainedModel):
             with torch.device("cpu"):  # a lazy load may stand under another default device
                 self._parts[name] = build(getattr(self.config, name), KINDS, self.constants.get())
         return self._parts[name]
+
+    def plan(self, steps: int) -> list[int]:
+        """The times of the best ``steps`` steps, from T to 0, as ``d3pm plan-steps`` found them.
+
+        Raises:
+            ConfigError: If none were looked for; the message says how to.
+        """
+        num_steps = self.process.num_steps
+        if steps == num_steps:  # the only ones there are
+            return list(range(num_steps, -1, -1))
+        if str(steps) not in self.config.plans:
+            known = ", ".join(sorted(self.config.plans, key=int)) or "none yet"
+            raise ConfigError(
+                f"this model has no plan of {steps} steps (plans: {known}): make one with "
+                f"`d3pm plan-steps {self.name_or_path or 'RUN'} --steps {steps}`"
+            )
+        return list(self.config.plans[str(steps)])
 
     def forward(self, x0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> DiffusionOutput:
         """One draw of the training loss.

@@ -162,9 +162,10 @@ def savings(args: argparse.Namespace) -> None:
     shape = (args.length,) if args.length else model.shape
     found = model.draw(args.num, steps=args.steps, seed=0, shape=shape)
     rows = args.num * args.steps
+    calls = float(found.calls.double().mean())
     print(
         f"{args.num} texts of {shape[0]}, {args.steps} steps: {int(found.calls.sum()):,} of {rows:,} rows went through "
-        f"the network, {1 - float(found.calls.sum()) / rows:.1%} saved; {float(found.calls.double().mean()):.1f} calls a text, "
+        f"the network, {1 - float(found.calls.sum()) / rows:.1%} saved; {calls:.1f} calls a text, "
         f"{found.forwards} passes"
     )
     hitting = model.draw(args.num, sampler=FirstHitting(), seed=0, shape=shape)

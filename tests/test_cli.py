@@ -15,7 +15,7 @@ import yaml
 from tiny import WORDS, train, write_config
 
 from d3pm.cli import main
-from d3pm.cli.sample import sharpened
+from d3pm.cli.forms import Draw
 from d3pm.cli.screen import Screen
 from d3pm.data import TextCodec, TextData
 from d3pm.data.normalize import TEXT8_ALPHABET
@@ -301,16 +301,15 @@ def test_a_sample_is_one_line_whatever_it_holds(run, tmp_path, capsys, monkeypat
 
 def test_the_network_is_wrapped_only_to_sharpen_it(run):
     model = DiffusionModel.from_pretrained(run)
-    assert sharpened(model, 1.0, 1.0) is model.network
-    assert isinstance(sharpened(model, 0.9, 1.0), Truncated)
-    assert isinstance(sharpened(model, 1.0, 0.9), Truncated)
+    assert Draw(model, model.network, {}, []).sharpened() is model.network
+    assert isinstance(Draw(model, model.network, {}, [], {"top_p": 0.9}).sharpened(), Truncated)
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_drawing(run, tmp_path, capsys, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("drawn in vain")
 
-    monkeypatch.setattr(DiffusionModel, "sample", never)
+    monkeypatch.setattr(DiffusionModel, "batches", never)
     assert "is a folder" in refusal(capsys, "sample", run, "--output", tmp_path)
     (tmp_path / "texts").write_text("old")
     monkeypatch.setattr("os.access", lambda path, mode: False)
@@ -564,7 +563,9 @@ def test_a_failing_file_system_is_one_line(config, tmp_path, capsys):
     assert str(tmp_path) in line
 
 
-@pytest.mark.parametrize("verb", ["train", "sample", "evaluate", "transition", "schedule"])
+@pytest.mark.parametrize(
+    "verb", ["train", "sample", "evaluate", "plan-steps", "demo", "transition", "schedule"]
+)
 def test_every_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as end:
         main([verb, "--help"])

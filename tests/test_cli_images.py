@@ -21,7 +21,7 @@ from d3pm.cli.schedule import schedules
 from d3pm.gaussian.ddim import DDIM
 from d3pm.guidance import ClassifierFreeGuidance
 from d3pm.model import DiffusionModel
-from d3pm.sampling import Ancestral
+from d3pm.sampling import Ancestral, Samples
 
 GAUSSIAN = {"schedule": {"class_path": "d3pm.schedules.CosineSchedule"}, "num_steps": 12, "levels": 17}
 UNET = {"size": 8, "in_channels": 1, "channels": [8], "attention_at": [], "layers": 1, "num_classes": 10}
@@ -81,11 +81,11 @@ def calls(monkeypatch):
     """What the model is asked to sample, and nothing drawn."""
     seen = []
 
-    def sample(self, n, **options):
+    def batches(self, n, **options):
         seen.append(options)
-        return torch.zeros(n, *self.shape)
+        yield Samples(torch.zeros(n, *self.shape), torch.ones(n), 1)
 
-    monkeypatch.setattr(DiffusionModel, "sample", sample)
+    monkeypatch.setattr(DiffusionModel, "batches", batches)
     return seen
 
 
@@ -252,8 +252,8 @@ def test_continuous_time_repeats_itself(method, run, tmp_path, capsys):
     ("options", "reason"),
     [
         (["--prompt", "a"], "--prompt is for text, but this model draws pictures"),
-        (["--temperature", "0.5"], "--temperature is for text"),
-        (["--top-p", "0.5"], "--top_p is for text"),
+        (["--temperature", "0.5"], "--temperature is 0.5, but it sharpens beliefs over states"),
+        (["--top-p", "0.5"], "--top_p is 0.5, but it sharpens beliefs over states"),
         (["--watch"], "--watch is for text"),
         (["--label", "10"], "--label 10 is no class: give one of 0 … 9"),
         (["--label", "three"], "--label three is no class"),

@@ -14,6 +14,7 @@ from d3pm.cli import main
 from d3pm.cli.pictures import GAP, grid
 from d3pm.guidance import ClassifierFreeGuidance
 from d3pm.model import DiffusionModel
+from d3pm.sampling import Samples
 
 WITHIN = {"size": 8, "in_channels": 1, "out_channels": 17, "channels": [8], "attention_at": [], "layers": 1}
 TRAINING = {
@@ -156,16 +157,17 @@ def test_what_is_masked_is_grey_on_the_way_and_nothing_is_at_the_end(masked, tmp
 def test_classes_and_guidance(run, tmp_path, capsys, monkeypatch):
     calls = []
 
-    def sample(self, n, **options):
+    def batches(self, n, **options):
         calls.append(options)
-        return torch.zeros(n, *self.shape, dtype=torch.int64)
+        yield Samples(torch.zeros(n, *self.shape, dtype=torch.int64), torch.ones(n), 1)
 
-    monkeypatch.setattr(DiffusionModel, "sample", sample)
+    monkeypatch.setattr(DiffusionModel, "batches", batches)
     options = ["--num", 3, "--output", tmp_path / "x.png", "--overwrite"]
     output(capsys, "sample", run, *options, "--label", "4,2")
     output(capsys, "sample", run, *options, "--label", "3", "--guidance", 2.5)
     assert calls[0]["labels"].tolist() == [4, 2, 4]
     assert isinstance(calls[1]["network"], ClassifierFreeGuidance)
+    assert calls[1]["network"].channels is None  # logits of all states are guided
 
 
 def test_guided_samples_are_drawn(run, tmp_path, capsys):
@@ -177,6 +179,39 @@ def test_guided_samples_are_drawn(run, tmp_path, capsys):
     assert sheets[0] != sheets[1]
 
 
+@pytest.fixture(scope="module")
+def classifier(config):
+    network = part(
+        "d3pm.networks.classifier.ImageClassifier", size=8, in_channels=1, num_classes=10, channels=[8]
+    )
+    (config.parent / "network.yaml").write_text(yaml.safe_dump(network))
+    options = ["--network", str(config.parent / "network.yaml")]
+    return train(config, "classifier", *options, "--objective", "d3pm.classification.Classification")
+
+
+def test_a_classifier_guides_states(run, masked, classifier, tmp_path, capsys):
+    sheets = []
+    for name, options in {
+        "free": ["--label", "none"],
+        "zero": ["--classifier", classifier, "--classifier-scale", 0],
+        "much": ["--classifier", classifier, "--classifier-scale", 1e4, "--label", "1,2,3"],
+    }.items():
+        common = ["--num", 3, "--steps", 3, "--batch-size", 2, "--output", tmp_path / f"{name}.png"]
+        output(capsys, "sample", run, *common, *options)
+        sheets.append((tmp_path / f"{name}.png").read_bytes())
+    assert sheets[0] == sheets[1] != sheets[2]
+    assert "was trained on other noise" in refusal(capsys, "sample", masked, "--classifier", classifier)
+    line = refusal(capsys, "sample", run, "--classifier", classifier, "--sampler", "Tweedie")
+    assert "--classifier guides ancestral steps, where the process is one of states" in line
+
+
+def test_a_model_without_label_drop_is_not_guided(config, capsys):
+    run = train(config, "all-labels", "--network.network.label_drop", "0")
+    assert "label_drop is 0" in refusal(capsys, "sample", run, "--label", "3", "--guidance", 2)
+    options = ["--num", 1, "--label", "3", "--output", config.parent / "unguided.png"]
+    assert "1 pictures" in output(capsys, "sample", run, *options)
+
+
 GAUSSIAN_ONLY = "and the process is a DiscreteDiffusion"
 
 
@@ -185,11 +220,11 @@ GAUSSIAN_ONLY = "and the process is a DiscreteDiffusion"
     [
         (["--walk", "walk.gif"], "--walk is about Gaussian noise, " + GAUSSIAN_ONLY),
         (["--sde", "euler"], "--sde euler is about Gaussian noise, " + GAUSSIAN_ONLY),
-        (["--classifier", "nowhere"], "--classifier is about Gaussian noise, " + GAUSSIAN_ONLY),
+        (["--classifier", "nowhere"], "nowhere does not exist"),
         (["--sampler", "DDIM"], "DDIM needs a GaussianDiffusion, " + GAUSSIAN_ONLY),
         (["--sampler", "DPMSolver"], "DPMSolver needs a GaussianDiffusion, " + GAUSSIAN_ONLY),
         (["--sampler", "Heun"], "Heun needs a GaussianDiffusion, " + GAUSSIAN_ONLY),
-        (["--temperature", "0.5"], "--temperature is for text, but this model draws pictures"),
+        (["--temperature", "0"], "temperature is 0"),
         (["--label", "10"], "--label 10 is no class"),
         (["--steps", "13"], "steps is 13"),
     ],

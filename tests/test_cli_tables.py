@@ -302,16 +302,16 @@ def test_whoever_stops_keeps_what_is_done_and_can_go_on(run, table, tmp_path, ca
     file = write(tmp_path / "holes.csv", cells(table, income=range(60)))
     filled = tmp_path / "filled.csv"
     argv = ["--output", str(filled), "--steps", "3", "--batch-size", "16", "--overwrite"]
-    calls, drawn = [], DiffusionModel.sample
+    calls, drawn = [], DiffusionModel.batches
 
-    def sample(self, n, **options):
+    def batches(self, n, **options):
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(n)
         return drawn(self, n, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DiffusionModel, "sample", sample)
+        patch.setattr(DiffusionModel, "batches", batches)
         assert main(["sample", str(run), "--impute", str(file), *argv]) == 130
     captured = capsys.readouterr()
     assert "32 cells filled, in 32 of 60 rows" in captured.out
@@ -415,13 +415,11 @@ def test_a_report_that_cannot_be_is_refused(run, capsys):
     assert "only --samples are drawn in steps" in refusal(capsys, "evaluate", run, "--steps", 9)
 
 
-def test_for_other_data_there_is_no_such_report_as_yet(tmp_path, capsys):
+def test_texts_have_no_empty_cells(tmp_path, capsys):
     process = DiscreteDiffusion(AbsorbingTransition(num_states=28, num_steps=5))
     network = TransformerDenoiser(num_states=28, dim=16, depth=1, heads=2)
     model = DiffusionModel(process=process, network=network, codec=TextCodec.characters(), shape=(8,))
     model.save_pretrained(tmp_path / "text")
-    line = refusal(capsys, "evaluate", tmp_path / "text", "--samples", 10)
-    assert "--samples compares rows of tables only as yet, and this model draws text: leave it out" in line
     assert "--impute is for rows of tables, but this model draws text" in refusal(
         capsys, "sample", tmp_path / "text", "--impute", "a.csv"
     )

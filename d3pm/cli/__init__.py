@@ -11,6 +11,8 @@ VERBS = {
     "train": "train a model from a config, or go on with a run that was stopped",
     "sample": "draw from a trained model, freely or around a prompt",
     "evaluate": "the bound on bits per dimension of held-out data, term by term; or an accuracy",
+    "plan-steps": "find where few steps lie best in time, and save that with the model",
+    "demo": "a page in the browser: draw samples and see how they come about",
     "transition": "look at a kernel: its matrices and how fast it mixes",
     "schedule": "look at a noise schedule: what survives, and whether nothing is left in the end",
 }
@@ -60,4 +62,4 @@ def _verb(name: str):
         from d3pm.cli.parser import did_you_mean
 
         raise ConfigError(f"there is no such verb{did_you_mean(name, VERBS)} (verbs: {', '.join(VERBS)})")
-    return importlib.import_module(f"d3pm.cli.{name}")
+    return importlib.import_module(f"d3pm.cli.{name.replace('-', '_')}")

@@ -2,30 +2,41 @@
 
 import importlib
 import importlib.util
+from functools import partial
 
 import d3pm.grids
 from d3pm.cli.parser import did_you_mean
 from d3pm.errors import ConfigError
 from d3pm.grids import Grid
+from d3pm.model import DiffusionModel
 
 
-def grids() -> dict[str, Grid]:
-    """The functions of :mod:`d3pm.grids` by name, without ``_grid``."""
-    return {
+def grids(model: DiffusionModel | None = None) -> dict[str, Grid]:
+    """The functions of :mod:`d3pm.grids` by name, without ``_grid``; and ``optimal``, the plans of a model."""
+    named = {
         name.removesuffix("_grid"): grid for name, grid in vars(d3pm.grids).items() if name.endswith("_grid")
     }
+    return named | {"optimal": partial(_planned, model)}
 
 
-def find_grid(name: str) -> Grid:
-    """The grid that is called so.
+def find_grid(name: str, model: DiffusionModel | None = None) -> Grid:
+    """The grid that is called so; ``optimal`` is that of the ``model``, as ``d3pm plan-steps`` saved it.
 
     Raises:
-        ConfigError: Lists them.
+        ConfigError: Lists them. The grid itself raises it, if the model has no plan of as many steps.
     """
-    known = grids()
+    known = grids(model)
     if name not in known:
         raise ConfigError(f"--grid is {name}{did_you_mean(name, known)} (grids: {', '.join(known)})")
     return known[name]
+
+
+def _planned(model: DiffusionModel | None, num_steps: int, steps: int) -> list[int]:
+    if model is None:
+        raise ConfigError(
+            "--grid is optimal, which is measured for one model and saved with it: name its run"
+        )
+    return model.plan(steps)
 
 
 def labels_of(text: str, num_classes: int | None) -> list[int]:
@@ -55,6 +66,7 @@ def labels_of(text: str, num_classes: int | None) -> list[int]:
 
 
 def know_samplers() -> None:
-    """Have the Gaussian wing's samplers, where it is there, go by their short names too: ``--sampler DDIM``."""
-    if importlib.util.find_spec("d3pm.gaussian"):
-        importlib.import_module("d3pm.gaussian")
+    """Have the samplers of each wing that is there go by their short names: ``--sampler DDIM``."""
+    for wing in ("d3pm.discrete", "d3pm.gaussian"):
+        if importlib.util.find_spec(wing):
+            importlib.import_module(wing)

@@ -1,5 +1,6 @@
 """Samples that a classifier of noisy data bends towards its classes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,17 +8,18 @@ import torch
 from torch import Tensor
 
 from d3pm.cli.choices import labels_of
-from d3pm.cli.forms import Draw
+from d3pm.cli.forms import Draw, in_batches
 from d3pm.cli.model import load_model
+from d3pm.cli.noise import is_gaussian
 from d3pm.errors import ConfigError
 from d3pm.model import DiffusionModel
 from d3pm.objectives import Network
-from d3pm.sampling import Ancestral, Sampler
+from d3pm.sampling import Ancestral, Sampler, Samples
 
 
-@dataclass
+@dataclass(kw_only=True)
 class GuidedDraw(Draw):
-    """Draws by ancestral steps, each moved towards the classes of its batch by a classifier's gradient.
+    """Draws by ancestral steps, each moved towards the classes of its batch by a classifier.
 
     Attributes:
         classifier: Gives logits.
@@ -28,33 +30,36 @@ class GuidedDraw(Draw):
     scale: float
 
     def by(self, sampler: Sampler) -> Draw:
-        """See the base class; samplers of other kinds are guided through the network."""
+        """See the base class; Gaussian samplers of other kinds are guided through the network."""
         return self if isinstance(sampler, Ancestral) else self.through_network().by(sampler)
 
     def through_network(self) -> Draw:
         """See the base class: the noise is shifted instead of the step."""
+        if not is_gaussian(self.model.process):
+            raise ConfigError(
+                "--classifier guides ancestral steps, where the process is one of states: leave --sampler out"
+            )
         from d3pm.gaussian.classifier_guidance import ClassifierGuidance
 
-        process: Any = self.model.process  # a Gaussian one: what its classifier was trained on is
+        process: Any = self.model.process
         network = ClassifierGuidance(process, self.network, self.classifier, self.scale)
         return Draw(self.model, network, self.options, self.labels)
 
-    def __call__(self, num: int, **more: Any) -> Tensor:
-        """Batch by batch, as each has a sampler that knows its classes."""
-        from d3pm.gaussian.classifier_guidance import GuidedAncestral
-
+    def batches(self, num: int, **more: Any) -> Iterator[Samples]:
+        """See the base class: each batch has a sampler that knows its classes."""
         generator = torch.Generator().manual_seed(self.options["seed"])
-        plain = Draw(self.model, self.network, self.options | {"generator": generator}, [])
-        labels, size = self.classes(num)["labels"], self.options["batch_size"]
-        parts = []
-        for start in range(0, num, size):
-            mine = {  # what there is one of for each sample
-                k: v[start : start + size] if isinstance(v, Tensor) and v.dim() and len(v) == num else v
-                for k, v in (more | {"labels": labels}).items()
-            }
-            sampler = GuidedAncestral(self.classifier, mine.pop("labels"), self.scale)
-            parts.append(plain(len(sampler.labels), sampler=sampler, **mine))
-        return torch.cat(parts)
+        plain = Draw(self.model, self.network, self.options | {"generator": generator}, [], self.sharp)
+        for n, mine in in_batches(num, self.options["batch_size"], more | self.classes(num)):
+            yield from plain.batches(n, sampler=self._sampler(mine.pop("labels")), **mine)
+
+    def _sampler(self, labels: Tensor) -> Sampler:
+        if is_gaussian(self.model.process):
+            from d3pm.gaussian.classifier_guidance import GuidedAncestral
+
+            return GuidedAncestral(self.classifier, labels, self.scale)
+        from d3pm.discrete.classifier_guidance import ClassifierGuided
+
+        return ClassifierGuided(self.classifier, labels, self.scale)
 
 
 def by_classifier(model: DiffusionModel, config: Any, options: dict[str, Any]) -> GuidedDraw:
@@ -65,7 +70,9 @@ def by_classifier(model: DiffusionModel, config: Any, options: dict[str, Any]) -
     labels = labels_of(config.label, getattr(classifier, "num_classes", None))
     if not labels:
         raise ConfigError("--label is none, but --classifier guides to a class: give one, or all")
-    return GuidedDraw(model, model.network, options, labels, classifier, config.classifier_scale)
+    return GuidedDraw(
+        model, model.network, options, labels, classifier=classifier, scale=config.classifier_scale
+    )
 
 
 def load_classifier(run: str, model: DiffusionModel) -> torch.nn.Module:
@@ -93,6 +100,8 @@ def load_classifier(run: str, model: DiffusionModel) -> torch.nn.Module:
 
 def _same_noise(ours: DiffusionModel, theirs: DiffusionModel) -> bool:
     """Whether both processes corrupt alike, in the middle of the way."""
-    x0 = ours.process.prior((1, *ours.shape)).mode
+    if getattr(ours.process, "num_states", None) != getattr(theirs.process, "num_states", None):
+        return False
+    x0 = torch.zeros_like(ours.process.prior((1, *ours.shape)).mode)
     t = torch.tensor([(ours.process.num_steps + 1) // 2])
     return bool(ours.process.marginal(x0, t).kl(theirs.process.marginal(x0, t)).abs().max() < 1e-6)

@@ -1,5 +1,6 @@
 """Samples in continuous time: by the reverse-time equation of the process, or by its probability flow."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -7,9 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from d3pm.cli.forms import Draw
+from d3pm.calls import Calls
+from d3pm.cli.forms import Draw, in_batches
 from d3pm.cli.noise import need_gaussian
 from d3pm.errors import ConfigError
+from d3pm.objectives import Network
+from d3pm.sampling import Samples
 
 Method = Literal["euler", "pc", "ode"]
 
@@ -20,7 +24,7 @@ LEAST = 1e-9
 """What counts as a signal."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ContinuousDraw(Draw):
     """Draws by a solver of the variance-preserving equation that the process discretizes.
 
@@ -31,26 +35,20 @@ class ContinuousDraw(Draw):
 
     method: Method
 
-    def __call__(self, num: int, *, x_T: Tensor | None = None, watch: Any = None, **more: Any) -> Tensor:
+    def batches(self, num: int, *, watch: Any = None, **more: Any) -> Iterator[Samples]:
         """See the base class; ``x_T`` is where to start."""
         if watch is not None:
             raise ConfigError(
                 f"--strip shows steps of the process, which --sde {self.method} does not take: drop one"
             )
         generator = torch.Generator().manual_seed(self.options["seed"])
-        size, labels = self.options["batch_size"], self.classes(num).get("labels")
-        batches = []
-        for start in range(0, num, size):
-            some = slice(start, min(start + size, num))
-            cond = {} if labels is None else {"labels": labels[some]}
-            batches.append(
-                self._batch(some.stop - start, cond, None if x_T is None else x_T[some], generator)
-            )
-        return torch.cat(batches)
+        for n, mine in in_batches(num, self.options["batch_size"], more | self.classes(num)):
+            x_1 = mine.pop("x_T", None)
+            calls = Calls(self.network, self.model.process, n, mine, cache=False)
+            x = self._batch(n, calls, x_1, generator)
+            yield Samples(x, calls.counts, calls.forwards)
 
-    def _batch(
-        self, num: int, cond: dict[str, Any], x_1: Tensor | None, generator: torch.Generator
-    ) -> Tensor:
+    def _batch(self, num: int, network: Network, x_1: Tensor | None, generator: torch.Generator) -> Tensor:
         """Samples (num, \\*) that share the solver's steps."""
         from d3pm.gaussian.euler_maruyama import euler_maruyama
         from d3pm.gaussian.ode import ode_sample
@@ -63,7 +61,7 @@ class ContinuousDraw(Draw):
         sde = VPSDE(process.schedule, span=1.0 if left > LEAST else SPAN)
         first = getattr(self.model.objective, "first", 1.0)  # the least time it has been told
         bounded = process.threshold is not None
-        score = score_of(process, self.network, sde, first=first, threshold=bounded, **cond)
+        score = score_of(process, network, sde, first=first, threshold=bounded)
         solvers: dict[Method, Any] = {
             "euler": partial(euler_maruyama, steps=self.steps),
             "pc": partial(predictor_corrector, steps=self.steps, snr=0.01),
@@ -88,4 +86,4 @@ def continuous(draw: Draw, config: Any) -> ContinuousDraw:
     if isinstance(config.steps, list):
         raise ConfigError("--steps is a list of times, but --sde takes even steps: give their number")
     plain = draw.through_network()
-    return ContinuousDraw(plain.model, plain.network, plain.options, plain.labels, config.sde)
+    return ContinuousDraw(plain.model, plain.network, plain.options, plain.labels, method=config.sde)

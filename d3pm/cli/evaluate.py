@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from d3pm.cli import curve
 from d3pm.cli.by_time import plot, write_table
+from d3pm.cli.choices import grids, know_samplers
 from d3pm.cli.experiment import load_data
 from d3pm.cli.model import codec_of, load_model
 from d3pm.cli.parser import Parser
-from d3pm.cli.quality import check_samples, quality
-from d3pm.cli.report import quality_lines, report_lines
+from d3pm.cli.quality import check_samples, plan_samples
+from d3pm.cli.report import kind_of, quality_lines, report_lines
 from d3pm.cli.targets import check_new
 from d3pm.data.base import DataSource
 from d3pm.errors import ConfigError
-from d3pm.evaluation import Report, TableQuality, bound_by_time, judge, unigram_entropy
+from d3pm.evaluation import QualityCurve, Report, bound_by_time, judge, unigram_entropy
 from d3pm.model import DiffusionModel
+from d3pm.sampling import Sampler
 
 DESCRIPTION = """Estimate the bound on held-out data: L_T, the diffusion terms, L_0, and their sum; or, of a classifier,
 its accuracy.
@@ -25,23 +28,35 @@ its accuracy.
   d3pm evaluate runs/first --split validation --num-examples 2000 --num-times 64 --json
   d3pm evaluate runs/digits --num-examples 64 --table terms.csv --plot terms.png
   d3pm evaluate runs/adult --samples 5000 --steps 100
+  d3pm evaluate runs/text8 --samples 64 --steps 16,64,256 --num-examples 0 --curve curve.png
+  d3pm evaluate runs/mnist --samples 1000 --steps 50 --sampler DDIM --features runs/mnist-classifier
 
 RUN is the folder of a run or one of its checkpoints. The data is the run's, unless --data names another.
 --table and --plot take every term, at T network calls a batch; for pictures they tell the distortion too.
---samples, for tables, draws rows too and says how far they are from real ones: in single columns (total
-variation), in pairs of columns (Cramér's V, bias-corrected) and in what a classifier learns from them, beside
-the same of training rows whose columns are shuffled one by one, and of training rows as they are."""
+
+--samples draws too, and says how far that is from what is real, beside the same of what costs nothing (symbols,
+pixels or columns drawn one by one) and of what cannot be beaten (as much real data). Several --steps give the
+quality by the number of network calls. --num-examples 0 leaves the bound out.
+Tables: single columns (total variation), pairs of columns (Cramér's V, bias-corrected), and what a classifier learns.
+Texts: surprise under a 6-gram model of the training text, and under --language-model if one is named; entropy,
+runs of characters against held-out text (Jensen-Shannon), known words, variety and repetition. Low surprise alone
+is no praise: text that repeats itself has it too.
+Pictures: Fréchet distance in --features: pixels, inception, or the run of a classifier, which tells classes too."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the verb."""
+    know_samplers()
     parser = Parser(prog="d3pm evaluate", description=DESCRIPTION)
     parser.add_argument("run", metavar="RUN", type=str, help="folder of a run, or one of its checkpoints")
     parser.add_argument(
         "--split", type=Literal["train", "validation", "test"], default="test", help="part of the data"
     )
     parser.add_argument(
-        "--num_examples", type=int, default=512, help="examples, spread evenly over the split"
+        "--num_examples",
+        type=int,
+        default=512,
+        help="examples, spread evenly over the split; 0: --samples only",
     )
     parser.add_argument(
         "--num_times", type=int, default=16, help="times for each; T-1 or more takes every term"
@@ -54,8 +69,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--plot", type=str | None, help="draw the same into this picture")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    parser.add_argument("--samples", type=int | None, help="tables: draw so many rows and compare them")
-    parser.add_argument("--steps", type=int | None, help="of --samples, at most T; null: T")
+    _add_samples(parser)
     parser.add_subclass_arguments(
         DataSource, "data", required=False, help="data to use instead of the run's own"
     )
@@ -66,19 +80,64 @@ def main(argv: Sequence[str]) -> int:
     check_new(config.plot, "--plot", (".png", ".pdf", ".svg"), config.overwrite)
     model, home = load_model(config.run)
     check_samples(model, config)
-    given = parser.instantiate(config).data
-    data = load_data(home / "config.yaml") if given is None else given.read_in(codec_of(model))
-    report, entropy = (
-        _by_time(model, data, config) if config.table or config.plot else _estimate(model, data, config)
-    )
-    drawn = quality(model, data, config) if config.samples else None
+    made = parser.instantiate(config)
+    data = load_data(home / "config.yaml") if made.data is None else made.data.read_in(codec_of(model))
+    check_same_data(model, data)
+    plan = plan_samples(model, data, config, made.sampler) if config.samples else None
+    report, entropy = _report(model, data, config)
+    drawn = plan() if plan else None
+    if drawn and config.samples_table:
+        curve.write_table(drawn, Path(config.samples_table))
+    if drawn and config.curve:
+        curve.plot(drawn, Path(config.curve))
     if config.json:
         print(as_json(report, entropy, config.split, drawn))
-    else:
+        return 0
+    if report:
         print(report_lines(report, entropy, config.split, data))
-        if drawn:
-            print(quality_lines(drawn, config.split))
+    if drawn:
+        print(quality_lines(drawn, config.split))
     return 0
+
+
+def _add_samples(parser: Parser) -> None:
+    parser.add_argument("--samples", type=int | None, help="draw so many samples and compare them")
+    parser.add_argument(
+        "--steps",
+        type=str | None,
+        help="of --samples, at most T, or several, e.g. 8,16,64; null: the sampler's own",
+    )
+    parser.add_argument(
+        "--grid", type=str, default="uniform", help=f"how steps lie in time: {', '.join(grids())}"
+    )
+    parser.add_subclass_arguments(
+        Sampler, "sampler", required=False, help="what takes the steps; ancestral if not given"
+    )
+    parser.add_argument(
+        "--curve", type=str | None, help="draw the quality by network calls into this picture"
+    )
+    parser.add_argument(
+        "--samples_table", type=str | None, help="write cost and quality to this .csv, a row for each --steps"
+    )
+    parser.add_argument(
+        "--language_model",
+        type=str | None,
+        help="texts: causal language model that scores them: folder, .gguf file or hub name",
+    )
+    parser.add_argument(
+        "--features",
+        type=str | None,
+        help="pictures: pixels, inception, or the run of a classifier; null: pixels",
+    )
+
+
+def _report(model: DiffusionModel, data: DataSource, config: Any) -> tuple[Report | None, float | None]:
+    """The bound or the accuracy; nothing if only samples are asked for."""
+    if config.table or config.plot:
+        return _by_time(model, data, config)
+    if config.samples and config.num_examples == 0:
+        return None, None
+    return _estimate(model, data, config)
 
 
 def _estimate(model: DiffusionModel, data: DataSource, config: Any) -> tuple[Report, float | None]:
@@ -104,11 +163,14 @@ def _by_time(model: DiffusionModel, data: DataSource, config: Any) -> tuple[Repo
     return found.report, entropy_of(data, config.split)
 
 
-def as_json(report: Report, entropy: float | None, split: str, drawn: TableQuality | None = None) -> str:
+def as_json(
+    report: Report | None, entropy: float | None, split: str, drawn: QualityCurve | None = None
+) -> str:
     """All numbers as one JSON object, which has no NaN."""
-    numbers: dict[str, Any] = report.as_dict() | ({} if entropy is None else {"unigram_entropy": entropy})
+    numbers: dict[str, Any] = {} if report is None else report.as_dict()
+    numbers |= {} if entropy is None else {"unigram_entropy": entropy}
     if drawn:
-        numbers["table"] = drawn.as_dict()
+        numbers |= {kind_of(drawn): drawn.points[-1].quality.as_dict(), "curve": list(drawn.rows())}
     return json.dumps({"split": split, **_known(numbers)})
 
 
@@ -116,6 +178,8 @@ def _known(value: Any) -> Any:
     """The same with None for every number that is none, however deep."""
     if isinstance(value, dict):
         return {name: _known(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_known(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

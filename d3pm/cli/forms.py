@@ -2,7 +2,8 @@
 
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from d3pm.cli.model import codec_of
 from d3pm.errors import ConfigError
 from d3pm.model import DiffusionModel
 from d3pm.objectives import Network
-from d3pm.sampling import Sampler
+from d3pm.sampling import Ancestral, Sampler, Samples
 
 
 @dataclass
@@ -23,20 +24,31 @@ class Draw:
     Attributes:
         model: What is drawn from.
         network: Its network, or a guide around it.
-        options: Of :meth:`~d3pm.model.DiffusionModel.sample`.
+        options: Of :meth:`~d3pm.model.DiffusionModel.batches`.
         labels: The classes to draw, in turn; empty where there are none.
+        sharp: How beliefs are sharpened, last of all: arguments of :class:`~d3pm.discrete.truncation.Truncated`.
     """
 
     model: DiffusionModel
     network: Network
     options: dict[str, Any]
     labels: list[int]
+    sharp: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, num: int, **more: Any) -> Tensor:
         """``num`` samples (num, \\*); ``more`` takes the place of the options."""
+        return self.samples(num, **more).x0
+
+    def samples(self, num: int, **more: Any) -> Samples:
+        """The same with what they cost."""
+        return Samples.cat(list(self.batches(num, **more)))
+
+    def batches(self, num: int, **more: Any) -> Iterator[Samples]:
+        """The same, batch by batch."""
         watched = more.get("watch") is not None
-        options: dict[str, Any] = {"network": self.network, "progress": not watched and sys.stderr.isatty()}
-        return self.model.sample(num, **(options | self.options | self.classes(num) | more))
+        options: dict[str, Any] = {"progress": not watched and sys.stderr.isatty()}
+        options |= self.options | self.classes(num) | more
+        return self.model.batches(num, **options | {"network": self.sharpened(more.get("network"))})
 
     @classmethod
     def freely(cls, model: DiffusionModel, steps: int) -> "Draw":
@@ -47,10 +59,10 @@ class Draw:
     @property
     def steps(self) -> int:
         """How many steps are taken."""
-        steps = self.options["steps"]
+        steps = self.options.get("steps")
         if isinstance(steps, list):
             return len(steps) - 1
-        return steps or self.model.process.num_steps
+        return steps or self.options.get("sampler", Ancestral()).default_steps(self.model.process)
 
     def by(self, sampler: Sampler) -> "Draw":
         """The same samples' law by another sampler."""
@@ -60,12 +72,36 @@ class Draw:
         """The same with all guidance in the network, for whoever asks it without a sampler."""
         return self
 
+    def sharpened(self, network: Network | None = None) -> Network:
+        """Its network, or one that takes its place, with the belief sharpened."""
+        network = network or self.network
+        if not self.sharp:
+            return network
+        from d3pm.discrete.truncation import Truncated
+
+        return Truncated(self.model.process, network, **self.sharp)
+
     def classes(self, num: int) -> dict[str, Tensor]:
         """The class of each sample, (num,), if there are classes."""
         if not self.labels:
             return {}
         turns = torch.tensor(self.labels, device=self.model.device)
         return {"labels": turns[torch.arange(num, device=turns.device) % len(turns)]}
+
+
+def in_batches(num: int, size: int, options: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The size of each batch and its options, where tensors (num, \\*) are split; for those who draw by themselves.
+
+    >>> [(n, mine["x"].tolist(), mine["seed"]) for n, mine in in_batches(3, 2, {"x": torch.arange(3), "seed": 1})]
+    [(2, [0, 1], 1), (1, [2], 1)]
+    """
+
+    def mine(value: Any, some: slice) -> Any:
+        return value[some] if isinstance(value, Tensor) and value.dim() and len(value) == num else value
+
+    for start in range(0, num, size):
+        some = slice(start, min(start + size, num))
+        yield some.stop - start, {name: mine(value, some) for name, value in options.items()}
 
 
 class Form(ABC):

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from d3pm.cli.drawn import drawn, tell
 from d3pm.cli.forms import Draw, Form
 from d3pm.cli.model import codec_of
 from d3pm.cli.targets import check_new
@@ -43,12 +44,14 @@ class Tables(Form):
             impute(draw, config)
             return
         codec: Any = codec_of(draw.model)
-        frame = codec.frame(draw(config.num))
+        found = drawn(draw, config.num)
+        frame = codec.frame(found.x0)
         if config.output:
             write(frame, Path(config.output))
             print(f"{config.output}: {len(frame):,} rows of {frame.shape[1]:,} columns")
         else:
             print(shown(frame))
+        tell(found, draw, config.num)
 
     def keep(self, items: list[Any], folder: Path) -> str:
         """The first rows themselves: they need no file."""

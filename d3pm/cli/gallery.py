@@ -1,5 +1,6 @@
 """Samples that are looked at: a sheet of them, single files, strips of their making, walks between them."""
 
+import sys
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from d3pm.cli.drawn import cost, drawn, tell
 from d3pm.cli.forms import Draw, Form
+from d3pm.cli.inpaint import check_inpaint, holes
 from d3pm.cli.model import codec_of
 from d3pm.cli.pictures import grid, save_animation, strip
 from d3pm.cli.targets import check_empty, check_new, fresh
 from d3pm.cli.walk import walk
+from d3pm.sampling import Samples
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,7 +30,7 @@ class Pictures(Form):
     few = 16
     name = "pictures"
     more = "--strip strip.png"
-    options = ("each", "strip", "walk", "overwrite")
+    options = ("each", "strip", "walk", "inpaint", "mask", "overwrite")
 
     def check(self, config: Any) -> None:
         """See the base class."""
@@ -34,6 +38,7 @@ class Pictures(Form):
             check_new(config[option], f"--{option}", suffix, config.overwrite)
         if config.each:
             check_empty(Path(config.each), "--each", config.overwrite)
+        check_inpaint(config)
 
     def present(self, draw: Draw, config: Any, home: Path) -> None:
         """Write what was asked for, and say where."""
@@ -48,21 +53,28 @@ class Pictures(Form):
 
     def _samples(self, draw: Draw, config: Any, home: Path) -> None:
         decode, moments = codec_of(draw.model).decode, Moments(draw.steps)
-        pictures = decode(draw(config.num, watch=moments if config.strip else None))
+        given = holes(draw.model, config.inpaint, config.mask, config.num) if config.inpaint else {}
+        num = len(given["x0"]) if given else config.num
+        found = drawn(draw, num, watch=moments if config.strip else None, **given)
+        pictures = decode(found.x0)
         if config.output or not (config.each or config.strip):
-            print(save_sheet(pictures, Path(config.output or fresh(home, "samples", ".png"))))
+            columns = config.num if num > config.num else None  # the fillings of a picture side by side
+            print(save_sheet(pictures, Path(config.output or fresh(home, "samples", ".png")), columns))
         if config.each:
             print(save_each(pictures, Path(config.each)))
         if config.strip:
-            strip([decode(x) for _, x in moments.seen()]).save(config.strip)
+            strip([decode(x) for _, x in moments.seen(len(pictures))]).save(config.strip)
             times = ", ".join(f"{s:g}" for s, _ in moments.seen())
             print(f"{config.strip}: a sample a row, from left to right at t = {times}")
+        tell(found, draw, num)
 
     def _walk(self, draw: Draw, num: int, file: Path) -> None:
         decode = codec_of(draw.model).decode
-        frames = [grid(decode(x)) for x in walk(draw, num)]
+        found = list(walk(draw, num))
+        frames = [grid(decode(some.x0)) for some in found]
         save_animation([*frames, *frames[-2:0:-1]], file)
         print(f"{file}: {num} walks through latent space and back, {len(frames)} frames each way")
+        print(cost(Samples.cat(found), draw.steps, "frames"), file=sys.stderr)
 
 
 class Moments:
@@ -85,14 +97,14 @@ class Moments:
         if next(self._calls) % self.steps in self.wanted:
             self.states.setdefault(s, []).append(x.cpu())
 
-    def seen(self) -> list[tuple[float, Tensor]]:
-        """Times and what stood there, all batches joined."""
-        return [(s, torch.cat(parts)) for s, parts in self.states.items()]
+    def seen(self, num: int | None = None) -> list[tuple[float, Tensor]]:
+        """Times and what stood there, all batches joined; of the first ``num`` samples, if one was not finished."""
+        return [(s, torch.cat(parts)[:num]) for s, parts in self.states.items()]
 
 
-def save_sheet(pictures: list["Image"], file: Path) -> str:
+def save_sheet(pictures: list["Image"], file: Path, columns: int | None = None) -> str:
     """Write all in one file; a line that says so."""
-    grid(pictures).save(file)
+    grid(pictures, columns).save(file)
     return f"{file}: {len(pictures)} pictures"
 
 

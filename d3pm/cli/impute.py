@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from d3pm.cli.drawn import cost
 from d3pm.cli.forms import Draw
 from d3pm.cli.frames import write
 from d3pm.cli.model import codec_of
@@ -20,6 +21,7 @@ from d3pm.data.table_codec import TableCodec
 from d3pm.data.table_files import read_table
 from d3pm.errors import ConfigError, DataError
 from d3pm.objectives import Network
+from d3pm.sampling import Samples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,16 +62,18 @@ def impute(draw: Draw, config: Any) -> None:
             "fill in: leave the cells to be filled empty"
         )
     generator = torch.Generator().manual_seed(config.seed)
-    done = 0
+    parts: list[Samples] = []
     try:
         for rows in tqdm(todo.split(config.batch_size), "imputing", unit="batch", disable=None):
-            holes.fill(rows, draw, generator)
-            done += len(rows)
+            parts.append(holes.fill(rows, draw, generator))
     finally:
-        if done:
+        if parts:
+            found = Samples.cat(parts)
+            done = len(found.x0)
             write(holes.filled(todo[:done]), Path(config.output))
             cells = int(holes.blanks[todo[:done]].sum())
             print(f"{config.output}: {cells:,} cells filled, in {done:,} of {len(holes.cells):,} rows")
+            print(cost(found, draw.steps, "rows"), file=sys.stderr)
             if done < len(todo):
                 print(
                     f"{len(todo) - done:,} rows are left: go on with --impute {config.output}",
@@ -109,17 +113,19 @@ class Holes:
             message = str(error).removeprefix("source: ").removeprefix(f"{file} ")
             raise DataError(f"--impute {file}: {message}") from error
 
-    def fill(self, rows: Tensor, draw: Draw, generator: torch.Generator) -> None:
+    def fill(self, rows: Tensor, draw: Draw, generator: torch.Generator) -> Samples:
         """Draw the empty cells of some rows, (n,), given the known ones."""
         x0, known = self.x0[rows].to(draw.model.device), ~self.blanks[rows].to(draw.model.device)
-        self.x0[rows] = draw(
+        found = draw.samples(
             len(rows),
             x0=x0,
             known=known,
             network=Complete(draw.network, self.codec),
             generator=generator,
             progress=False,
-        ).cpu()
+        )
+        self.x0[rows] = found.x0.cpu()
+        return found
 
     def filled(self, rows: Tensor) -> "pd.DataFrame":
         """The table with those cells of some rows (n,) filled that were empty; all others are left alone."""
@@ -146,6 +152,16 @@ class Complete:
         self.network = network
         missing = [column.num_symbols - 1 if column.missing else -1 for column in codec.columns]
         self._missing = torch.tensor(missing)[:, None]
+
+    @property
+    def calls(self) -> int:
+        """Network calls that one of its own costs."""
+        return getattr(self.network, "calls", 1)
+
+    @property
+    def time_conditioned(self) -> bool:
+        """Whether the network looks at the time."""
+        return getattr(self.network, "time_conditioned", True)
 
     def __call__(self, x_t: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """Logits (B, C, K), minus infinity for missing values."""

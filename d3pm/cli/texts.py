@@ -3,16 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
+from d3pm.cli.blockwise import lengthened
+from d3pm.cli.drawn import drawn, tell
 from d3pm.cli.forms import Draw, Form
 from d3pm.cli.model import codec_of
-from d3pm.cli.prompt import held
+from d3pm.cli.prompt import Given, given
 from d3pm.cli.report import sample_lines
 from d3pm.cli.screen import Screen
 from d3pm.cli.targets import check_writable
+from d3pm.cli.watching import Watch, numbered, one_row
 from d3pm.errors import ConfigError
-from d3pm.model import DiffusionModel
 from d3pm.objectives import Network
 
 
@@ -22,7 +24,7 @@ class Texts(Form):
     few = 4
     name = "text"
     more = "--watch"
-    options = ("prompt", "temperature", "top_p", "watch", "overwrite")
+    options = ("prompt", "infill", "pattern", "length", "block", "context", "watch", "overwrite")
 
     def check(self, config: Any) -> None:
         """See the base class."""
@@ -35,37 +37,31 @@ class Texts(Form):
 
     def present(self, draw: Draw, config: Any, home: Path) -> None:
         """Print the samples, or write them."""
-        model = draw.model
-        codec, screen = codec_of(model), Screen()
-
-        def show(s: float, x: Tensor) -> None:
-            screen.show(f"t = {s}\n{sample_lines(codec.decode(x))}")
-
-        x = draw(
-            config.num,
-            network=sharpened(model, config.temperature, config.top_p, draw.network),
-            watch=show if config.watch else None,
-            **held(model, config.prompt, config.num),
-        )
-        texts = codec.decode(x)
+        text, screen = given(draw.model, config), Screen()
+        draw = lengthened(draw, text.length, config.block, config.context)
+        more = {"network": constrained(draw, text), "shape": (text.length,), **text.held(config.num)}
+        if config.watch:
+            masks = torch.full_like(text.x0, codec_of(draw.model).num_symbols)
+            start = torch.where(text.known, text.x0, masks)
+            watch = Watch(codec_of(draw.model), screen, more["network"], start)
+            more |= {"watch": watch, "network": watch.network}
+        found = drawn(draw, config.num, **more)
+        texts = codec_of(draw.model).decode(found.x0)
         if config.output:
-            lines = (" ".join(text.splitlines()) for text in texts)  # a sample may hold line ends of its own
-            Path(config.output).write_text("".join(f"{line}\n" for line in lines))
+            Path(config.output).write_text("".join(f"{one_row(text)}\n" for text in texts))
         else:
-            screen.show(sample_lines(texts))
+            screen.show(numbered(texts))
+        tell(found, draw, config.num)
 
     def keep(self, items: list[str], folder: Path) -> str:
         """The texts themselves: they need no file."""
         return sample_lines(items)
 
 
-def sharpened(
-    model: DiffusionModel, temperature: float, top_p: float, network: Network | None = None
-) -> Network:
-    """The model's network (or a wrapper around it), wrapped only where that changes its belief."""
-    network = network or model.network
-    if temperature == 1 and top_p == 1:
-        return network
-    from d3pm.discrete.truncation import Truncated
+def constrained(draw: Draw, text: Given) -> Network:
+    """The network of a draw, held to the states that are allowed."""
+    if text.allowed is None:
+        return draw.network
+    from d3pm.discrete.constraints import Constrained
 
-    return Truncated(model.process, network, temperature, top_p)
+    return Constrained(draw.model.process, draw.network, text.allowed)

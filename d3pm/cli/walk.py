@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from d3pm.cli.forms import Draw
 from d3pm.cli.noise import need_gaussian
+from d3pm.sampling import Samples
 
 FRAMES = 24
 """Points on the way from one latent to the other, both ends included."""
 
 
-def walk(draw: Draw, num: int, frames: int = FRAMES) -> Iterator[Tensor]:
-    """``num`` walks side by side: yields the samples (num, \\*) at each point, ``frames`` times.
+def walk(draw: Draw, num: int, frames: int = FRAMES) -> Iterator[Samples]:
+    """``num`` walks side by side: yields the samples at each point, ``frames`` times.
 
     Each walk keeps its class, and its noise if the sampler adds any, so a sample is a smooth function of the
     point. DDIM takes the steps where the options name no sampler.
@@ -30,4 +30,4 @@ def walk(draw: Draw, num: int, frames: int = FRAMES) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(draw.options["seed"])
     a, b = (model.process.prior((num, *model.shape)).sample(generator) for _ in range(2))
     for share in torch.linspace(0, 1, frames, dtype=torch.float64):
-        yield draw(num, x_T=slerp(a, b, share.expand(num)))
+        yield draw.samples(num, x_T=slerp(a, b, share.expand(num)))
