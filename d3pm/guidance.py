@@ -12,7 +12,27 @@ from d3pm.errors import ConfigError
 from d3pm.objectives import Network
 
 
-class ClassifierFreeGuidance:
+class Around:
+    """A wrapper of a network: it hands on what a sampler asks about the network beside its output.
+
+    Attributes:
+        network: What it wraps.
+    """
+
+    network: Network
+
+    @property
+    def calls(self) -> int:
+        """Network calls that one of its own costs."""
+        return getattr(self.network, "calls", 1)
+
+    @property
+    def time_conditioned(self) -> bool:
+        """Whether the network looks at the time."""
+        return getattr(self.network, "time_conditioned", True)
+
+
+class ClassifierFreeGuidance(Around):
     r"""Push the output away from the unconditional one: :math:`u + s\,(c - u)`.
 
     Scale 0 is unconditional, 1 conditional, above 1 exaggerated; Ho and Salimans' w is s - 1. On logits
@@ -54,12 +74,7 @@ class ClassifierFreeGuidance:
     def calls(self) -> int:
         """Network calls that one of its own costs."""
         alone = self.scale == 1 or (self.scale == 0 and self.channels is None)
-        return 1 if alone else 2
-
-    @property
-    def time_conditioned(self) -> bool:
-        """Whether the network looks at the time."""
-        return getattr(self.network, "time_conditioned", True)
+        return super().calls * (1 if alone else 2)
 
     def __call__(self, x_t: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """The guided output, in the shape of the network's."""

@@ -20,6 +20,7 @@ from d3pm.data.files import inner_suffix
 from d3pm.data.table_codec import TableCodec
 from d3pm.data.table_files import read_table
 from d3pm.errors import ConfigError, DataError
+from d3pm.guidance import Around
 from d3pm.objectives import Network
 from d3pm.sampling import Samples
 
@@ -140,7 +141,7 @@ class Holes:
         return cells
 
 
-class Complete:
+class Complete(Around):
     """A network that believes in no missing value: what is filled in is to be a value.
 
     Args:
@@ -152,16 +153,6 @@ class Complete:
         self.network = network
         missing = [column.num_symbols - 1 if column.missing else -1 for column in codec.columns]
         self._missing = torch.tensor(missing)[:, None]
-
-    @property
-    def calls(self) -> int:
-        """Network calls that one of its own costs."""
-        return getattr(self.network, "calls", 1)
-
-    @property
-    def time_conditioned(self) -> bool:
-        """Whether the network looks at the time."""
-        return getattr(self.network, "time_conditioned", True)
 
     def __call__(self, x_t: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """Logits (B, C, K), minus infinity for missing values."""

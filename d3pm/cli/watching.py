@@ -8,13 +8,14 @@ from torch import Tensor
 
 from d3pm.cli.screen import Screen
 from d3pm.data.base import Codec
+from d3pm.guidance import Around
 from d3pm.objectives import Network
 
 NEW, PLAIN = "\x1b[1;32m", "\x1b[0m"
 """Bold green, and back."""
 
 
-class Watched:
+class Watched(Around):
     """A network that counts how often it is called, in rows.
 
     Args:
@@ -23,16 +24,6 @@ class Watched:
 
     def __init__(self, network: Network) -> None:
         self.network, self.rows = network, 0
-
-    @property
-    def calls(self) -> int:
-        """Network calls that one of its own costs."""
-        return getattr(self.network, "calls", 1)
-
-    @property
-    def time_conditioned(self) -> bool:
-        """Whether the network looks at the time."""
-        return getattr(self.network, "time_conditioned", True)
 
     def __call__(self, x_t: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """What the network says."""

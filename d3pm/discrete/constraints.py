@@ -10,13 +10,14 @@ from torch import Tensor
 from d3pm.discrete.process import DiscreteDiffusion
 from d3pm.discrete.truncation import Truncated
 from d3pm.errors import ConfigError, D3PMError
+from d3pm.guidance import Around
 from d3pm.objectives import Network
 from d3pm.process import Process
 from d3pm.transitions.base import Transition
 from d3pm.transitions.rank_one import RankOneTransition
 
 
-class Constrained:
+class Constrained(Around):
     r"""A network that believes only in data where entry i takes one of its allowed states :math:`A_i`.
 
     .. math:: \tilde p_A(x_0^i | x_t) \propto \tilde p(x_0^i | x_t)\, \mathbf 1[x_0^i \in A_i]
@@ -70,16 +71,6 @@ class Constrained:
         states = _checked(process.transition, allowed)
         self.process, self.network, self.allowed = process, network, allowed
         self._only = torch.where(states.sum(-1) == 1, states.long().argmax(-1), -1)
-
-    @property
-    def calls(self) -> int:
-        """Network calls that one of its own costs."""
-        return getattr(self.network, "calls", 1)
-
-    @property
-    def time_conditioned(self) -> bool:
-        """Whether the network looks at the time."""
-        return getattr(self.network, "time_conditioned", True)
 
     def __call__(self, x_t: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """Logits (B, \\*, K), minus infinity where a state is not allowed."""

@@ -11,12 +11,13 @@ from d3pm.discrete.constraints import Constrained
 from d3pm.discrete.process import DiscreteDiffusion
 from d3pm.discrete.truncation import Truncated
 from d3pm.errors import ConfigError
+from d3pm.guidance import Around
 from d3pm.objectives import Network
 from d3pm.process import Process
 from d3pm.transitions.absorbing import AbsorbingTransition
 
 
-class PromptGuidance:
+class PromptGuidance(Around):
     r"""Push the belief away from what it would be without the prompt: :math:`u + s\,(c - u)`.
 
     Under an absorbing kernel the known entries stand unmasked in :math:`x_t`, so the plain output c is the
@@ -63,13 +64,7 @@ class PromptGuidance:
     @property
     def calls(self) -> int:
         """Network calls that one of its own costs."""
-        each = getattr(self.network, "calls", 1)
-        return each if self.scale in (0, 1) else 2 * each
-
-    @property
-    def time_conditioned(self) -> bool:
-        """Whether the network looks at the time."""
-        return getattr(self.network, "time_conditioned", True)
+        return super().calls * (1 if self.scale in (0, 1) else 2)
 
     def __call__(self, x_t: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """The guided logits (B, \\*, K)."""

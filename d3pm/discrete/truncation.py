@@ -10,12 +10,13 @@ from torch import Tensor
 
 from d3pm.discrete.process import DiscreteDiffusion
 from d3pm.errors import ConfigError
+from d3pm.guidance import Around
 from d3pm.objectives import Network
 from d3pm.process import Process
 from d3pm.transitions.absorbing import AbsorbingTransition
 
 
-class Truncated:
+class Truncated(Around):
     r"""A network whose belief is tempered, then cut to its likeliest states.
 
     It acts on :math:`\tilde p(x_0 | x_t)` *before* the process mixes it with the chance to be revealed, so a
@@ -69,17 +70,12 @@ class Truncated:
         self.top_k, self.min_p = top_k, min_p
 
     @property
-    def calls(self) -> int:
-        """Network calls that one of its own costs."""
-        return getattr(self.network, "calls", 1)
-
-    @property
     def time_conditioned(self) -> bool:
         """Whether the time matters: to the network, or to which states can have led to x_t."""
         timeless = isinstance(self.process, DiscreteDiffusion) and isinstance(
             self.process.transition, AbsorbingTransition
         )
-        return getattr(self.network, "time_conditioned", True) or not timeless
+        return super().time_conditioned or not timeless
 
     def __call__(self, x_t: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """Logits (B, \\*, K) of the sharpened belief."""
