@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,9 +17,11 @@ class Around:
 
     Attributes:
         network: What it wraps.
+        cuts: Whether it rules states out (logits of minus infinity). No line leads through those: guides go inside.
     """
 
     network: Network
+    cuts: ClassVar[bool] = False
 
     @property
     def calls(self) -> int:
@@ -43,14 +45,14 @@ class ClassifierFreeGuidance(Around):
     Args:
         network: Trained with its condition dropped some of the time.
         scale: s.
-        null: The keyword arguments that stand for "no condition".
+        null: The keyword arguments that stand for "no condition"; alike for all rows, so no tensors of a batch.
         channels: Guide only the first so many channels (axis 1) and take the others from the conditional
             output: for networks that also give a variance. All if not given.
         rescale: In [0, 1], how far an example's guided output is drawn back to the spread of the conditional
             one: large scales overexpose pictures otherwise.
 
     Raises:
-        ConfigError: If ``rescale`` is outside [0, 1].
+        ConfigError: If ``rescale`` is outside [0, 1], or ``network`` is a wrapper that rules states out.
 
     References:
         Ho and Salimans, *Classifier-Free Diffusion Guidance*, 2022, section 3.2.
@@ -67,6 +69,7 @@ class ClassifierFreeGuidance(Around):
     ) -> None:
         if not 0 <= rescale <= 1:
             raise ConfigError(f"rescale is {rescale}: choose it in [0, 1]")
+        check_uncut(network, "ClassifierFreeGuidance")
         self.network, self.scale, self.null, self.channels = network, scale, null, channels
         self.rescale = rescale
 
@@ -88,6 +91,14 @@ class ClassifierFreeGuidance(Around):
         u, c = unconditional[:, :end], conditional[:, :end]
         guided = rescaled(u + self.scale * (c - u), c, self.rescale)
         return torch.cat([guided, conditional[:, end:]], 1)
+
+
+def check_uncut(network: Network, guide: str) -> None:
+    """Refuse (ConfigError) to guide a network that rules states out: minus infinity less itself is no number."""
+    if getattr(network, "cuts", False):
+        raise ConfigError(
+            f"network is {type(network).__name__}, which rules states out: put it around {guide}, not inside"
+        )
 
 
 def check_guidable(network: Network) -> None:

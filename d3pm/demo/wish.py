@@ -91,7 +91,7 @@ def classes(model: DiffusionModel) -> int:
 def masks(model: DiffusionModel) -> bool:
     """Whether noise is masks, so that a prompt can be hidden from the network, and guided to."""
     transition = getattr(model.process, "transition", None)
-    return getattr(transition, "absorbing_state", None) is not None
+    return getattr(transition, "masks_only", False)
 
 
 def _given(model: DiffusionModel, wish: Wish, read: Reader) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class Constrained(Around):
     Raises:
         ConfigError: If ``allowed`` is not bool or has not K states, or an entry has none left (the absorbing state
             does not count); when called, if the shape is not that of a sample.
-        D3PMError: When called, if no allowed state can have led to :math:`x_t`.
+        D3PMError: When called, if no allowed state can have led to :math:`x_t`, or the network rules all of them out.
 
     >>> from d3pm import AbsorbingTransition
     >>> process = DiscreteDiffusion(AbsorbingTransition(num_states=4, num_steps=10))
@@ -57,6 +57,8 @@ class Constrained(Around):
     >>> network(torch.tensor([[3]]), torch.tensor([10]))
     tensor([[[0., -inf, 0., -inf]]])
     """
+
+    cuts: ClassVar[bool] = True
 
     def __init__(self, process: Process, network: Network, allowed: Tensor) -> None:
         if not isinstance(process, DiscreteDiffusion):
@@ -78,12 +80,12 @@ class Constrained(Around):
         logits = self.network(self._foreseen(x_t), t, **cond)
         if not isinstance(self.process.transition, RankOneTransition):  # there, everything leads to the noise
             _check_reach(self.process.transition, allowed, x_t, t)
-        return logits.masked_fill(~allowed, -torch.inf)
+        return _some_left(logits.masked_fill(~allowed, -torch.inf))
 
     def _foreseen(self, x_t: Tensor) -> Tensor:
         """Under the absorbing kernel, x_t with those masks lifted that hide what can be but one state."""
         mask = self.process.transition.absorbing_state
-        if mask is None:
+        if not self.process.transition.masks_only:
             return x_t
         only = self._only.to(x_t.device)
         return torch.where((x_t == mask) & (only >= 0), only, x_t)
@@ -113,6 +115,17 @@ def _checked(transition: Transition, allowed: Tensor) -> Tensor:
             f"allowed leaves entry {empty[0].tolist()} no state{besides}: allow it one at least"
         )
     return states
+
+
+def _some_left(logits: Tensor) -> Tensor:
+    """The logits themselves, refused where no state is left: what would be drawn from them is none."""
+    lost = (~(logits > -torch.inf).any(-1)).nonzero()
+    if len(lost):
+        raise D3PMError(
+            f"the network believes in no allowed state of entry {lost[0].tolist()}: allow others, or have it give "
+            "them finite logits"
+        )
+    return logits
 
 
 def _check_reach(transition: Transition, allowed: Tensor, x_t: Tensor, t: Tensor) -> None:

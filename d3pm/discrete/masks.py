@@ -20,6 +20,8 @@ from d3pm.transitions.absorbing import AbsorbingTransition
 
 AT_ONCE = 2**22
 """How many probabilities are made at a time where a number an entry is wanted of them."""
+ROUNDING = 1e-12
+"""By what share a level or a time may be off after a few float64 operations."""
 
 
 def absorbing(process: Process, sampler: Sampler, instead: str = "Ancestral") -> AbsorbingTransition:
@@ -61,14 +63,15 @@ def time_when(kernel: AbsorbingTransition, level: Tensor) -> Tensor:
     tensor([ 0.0000,  2.5000, 10.0000], dtype=torch.float64)
     """
     table = 1 - kernel.alpha_bars.on(level.device)
-    after = torch.searchsorted(table, level).clamp(1, kernel.num_steps)
+    # A level that rounding has put above the table's own belongs to that time, and not to the next.
+    after = torch.searchsorted(table, level * (1 - ROUNDING)).clamp(1, kernel.num_steps)
     share = safe_divide(level - table[after - 1], table[after] - table[after - 1])
     return (after - 1) + share.clamp(0, 1)
 
 
 def whole_time(kernel: AbsorbingTransition, t: Tensor) -> Tensor:
     """The step that float times (B,) fall into, int64 in 1 … T: what the network is told of it in training."""
-    return t.ceil().long().clamp(1, kernel.num_steps)
+    return (t - ROUNDING * kernel.num_steps).ceil().long().clamp(1, kernel.num_steps)
 
 
 class Pace:

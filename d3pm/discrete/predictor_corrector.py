@@ -35,9 +35,10 @@ class PredictorCorrector(Sampler):
     :math:`\bar\alpha_s (1 - e^{-\epsilon})`, so that mistakes can be taken back.
 
     ``corrections`` more network calls a step, but none for the step to s = 0, which is not corrected. With an exact
-    belief a correction moves :math:`q_s` by :math:`O(\epsilon^2)`, and not at all for a single entry under the
-    absorbing kernel; from a wrong law it leads towards :math:`q_s`. For absorbing, uniform and marginal kernels. Known
-    entries are put back after the step, so with several corrections the later ones may look at noise in their place.
+    belief, in the mixture form, a correction moves :math:`q_s` by :math:`O(\epsilon^2)`, and not at all for a single
+    entry under the absorbing kernel; from a wrong law it leads towards :math:`q_s`. For absorbing, uniform and marginal
+    kernels. Known entries are put back after the step, so with several corrections the later ones may look at noise in
+    their place.
 
     Args:
         corrections: How many after each step; with 0 this is the predictor.

@@ -61,8 +61,9 @@ class DiscreteDiffusion(Process):
 
     @classmethod
     def example(cls) -> Sequence[DiscreteDiffusion]:
-        """Structured and dense kernels in both forms."""
+        """Structured and dense kernels in both forms; in the last, masks are not the only noise."""
         kernels = [kind.example(4, 5) for kind in (AbsorbingTransition, UniformTransition, MatrixTransition)]
+        kernels.append(MatrixTransition(_masks_and_noise(5)))
         return [cls(kernel, form) for kernel in kernels for form in ("d3pm", "mixture")]
 
     def prior(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Categorical:
@@ -102,16 +103,17 @@ class DiscreteDiffusion(Process):
     def hold(
         self, x_s: Tensor, x0: Tensor, known: Tensor, s: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """See the base class; under an absorbing kernel known entries stand unmasked from the start."""
-        if self.transition.absorbing_state is not None:
+        """See the base class; where noise is masks alone, known entries stand unmasked from the start."""
+        if self.transition.masks_only:
             return torch.where(known, x0, x_s)
         return super().hold(x_s, x0, known, s, generator)
 
     def finished(self, x_t: Tensor) -> Tensor | None:
-        """See the base class: under an absorbing kernel, rows without a mask."""
-        if self.transition.absorbing_state is None:
+        """See the base class: rows without a mask, where noise is masks alone."""
+        mask = self.transition.absorbing_state
+        if mask is None or not self.transition.masks_only:
             return None
-        return (x_t != self.transition.absorbing_state).reshape(len(x_t), -1).all(1)
+        return (x_t != mask).reshape(len(x_t), -1).all(1)
 
     def check_network(self, network: torch.nn.Module, shape: Sequence[int]) -> None:
         """Refuse a network that speaks of another number of states."""
@@ -150,6 +152,15 @@ class DiscreteDiffusion(Process):
                 f"posterior: x_t={int(x_t[entry])} cannot come from x_0={int(x0[entry])} at t={int(t[entry[0]])} "
                 f"(entry {list(entry)}): draw x_t with q_sample from the same x_0 and t"
             )
+
+
+def _masks_and_noise(num_steps: int) -> Tensor:
+    """Steps on three symbols and a mask that swallows them, while they turn into each other too, (T, 4, 4)."""
+    step = torch.tensor(
+        [[0.6, 0.2, 0.0, 0.2], [0.1, 0.6, 0.1, 0.2], [0.1, 0.1, 0.6, 0.2], [0.0, 0.0, 0.0, 1.0]]
+    )
+    last = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(4, 4)
+    return torch.stack([step] * (num_steps - 1) + [last]).double()
 
 
 def _own_mask(codec: Codec) -> int | None:

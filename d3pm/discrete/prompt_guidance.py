@@ -7,11 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d3pm.discrete.constraints import Constrained
 from d3pm.discrete.process import DiscreteDiffusion
-from d3pm.discrete.truncation import Truncated
 from d3pm.errors import ConfigError
-from d3pm.guidance import Around
+from d3pm.guidance import Around, check_uncut
 from d3pm.objectives import Network
 from d3pm.process import Process
 from d3pm.transitions.absorbing import AbsorbingTransition
@@ -51,11 +49,7 @@ class PromptGuidance(Around):
                 f"PromptGuidance masks the prompt, the kernel is a {type(kernel).__name__}: it serves the "
                 "AbsorbingTransition alone, sample others with scale 1 and without it"
             )
-        if isinstance(network, (Truncated, Constrained)):
-            raise ConfigError(
-                f"network is {type(network).__name__}, whose zeros have no line through them: put it around "
-                "PromptGuidance"
-            )
+        check_uncut(network, "PromptGuidance")
         if known.dtype != torch.bool:
             raise ConfigError(f"known is {known.dtype}: give bool, true for the entries of the prompt")
         self.process, self.network, self.known, self.scale = process, network, known, scale

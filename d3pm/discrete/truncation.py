@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from d3pm.errors import ConfigError
 from d3pm.guidance import Around
 from d3pm.objectives import Network
 from d3pm.process import Process
-from d3pm.transitions.absorbing import AbsorbingTransition
 
 
 class Truncated(Around):
@@ -48,6 +47,8 @@ class Truncated(Around):
         Nguyen et al., *Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs*, 2024, section 3.
     """
 
+    cuts: ClassVar[bool] = True
+
     def __init__(
         self,
         process: Process,
@@ -72,9 +73,7 @@ class Truncated(Around):
     @property
     def time_conditioned(self) -> bool:
         """Whether the time matters: to the network, or to which states can have led to x_t."""
-        timeless = isinstance(self.process, DiscreteDiffusion) and isinstance(
-            self.process.transition, AbsorbingTransition
-        )
+        timeless = isinstance(self.process, DiscreteDiffusion) and self.process.transition.masks_only
         return super().time_conditioned or not timeless
 
     def __call__(self, x_t: Tensor, t: Tensor, **cond: Any) -> Tensor:
@@ -82,7 +81,8 @@ class Truncated(Around):
         belief = self.process.predict(self.network(x_t, t, **cond), x_t, t)
         log_probs = belief.log_probs  # type: ignore[attr-defined]
         if self.temperature != 1:
-            log_probs = (log_probs / self.temperature).log_softmax(-1)
+            top = log_probs.amax(-1, keepdim=True)  # stays finite, however low the temperature
+            log_probs = ((log_probs - top) / self.temperature).log_softmax(-1)
         if self.top_k is not None and self.top_k < log_probs.shape[-1]:
             log_probs = likeliest(log_probs, self.top_k, self.top_p)
         else:

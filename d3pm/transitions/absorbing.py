@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,8 @@ class AbsorbingTransition(RankOneTransition):
     >>> AbsorbingTransition(num_states=128_000, num_steps=1000).absorbing_state
     127999
     """
+
+    masks_only: ClassVar[bool] = True
 
     def __init__(
         self, num_states: int, num_steps: int, schedule: Schedule | None = None, mask_index: int = -1

@@ -32,11 +32,14 @@ class Transition(Part, ABC):
         num_steps: T.
         moving: Whether steps have stationary laws of their own, of which no two need be equal; the chain then
             ends in that of its last step.
+        masks_only: Whether noise is the mask and nothing else, so that every other state is the data for certain. A
+            kernel with an absorbing state may have noise between the other states besides.
     """
 
     num_states: int
     num_steps: int
     moving: ClassVar[bool] = False
+    masks_only: ClassVar[bool] = False
 
     @classmethod
     def example(cls, num_states: int, num_steps: int) -> Transition:

@@ -8,7 +8,7 @@ from oracle import concrete_subclasses
 
 from d3pm.errors import ConfigError
 from d3pm.process import Process
-from d3pm.sampling import Ancestral, Sampler, draw
+from d3pm.sampling import Sampler, draw
 
 PROCESSES = [process for cls in concrete_subclasses(Process) for process in cls.example()]
 
@@ -136,5 +136,35 @@ class TestEverySampler:
             assert torch.equal(found.x0[known], x0[known])
 
 
-def test_the_ancestral_sampler_serves_every_process():
-    assert all((Ancestral(), process) in SERVED for process in PROCESSES)
+MASKS, RANK_ONE = {"AbsorbingTransition"}, {"AbsorbingTransition", "UniformTransition"}
+EVERY_KERNEL = RANK_ONE | {"MatrixTransition"}
+KERNELS = {
+    "FirstHitting": MASKS,
+    "Remasking": MASKS,
+    "Confidence": MASKS,
+    "EntropyBounded": MASKS,
+    "TauLeaping": RANK_ONE,
+    "PredictorCorrector": RANK_ONE,
+    "CategoricalDDIM": RANK_ONE,
+    "Tweedie": EVERY_KERNEL,
+    "Greedy": EVERY_KERNEL,
+    "Ancestral": EVERY_KERNEL,
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=of)
+def test_each_serves_what_its_docs_say(sampler):
+    """None serves fewer kernels, and those of one wing do not serve the other."""
+    found = {
+        type(process.transition).__name__
+        for one, process in SERVED
+        if one is sampler and hasattr(process, "transition")
+    }
+    assert found == KERNELS.get(type(sampler).__name__, set())
+    others = [process for one, process in SERVED if one is sampler and not hasattr(process, "transition")]
+    if type(sampler).__name__ == "Ancestral":
+        assert len(others) == sum(not hasattr(process, "transition") for process in PROCESSES)
+    elif type(sampler).__name__ in KERNELS:
+        assert not others
+    else:
+        assert others
