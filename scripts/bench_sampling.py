@@ -227,7 +227,7 @@ COLUMNS = {
 
 def table(args: argparse.Namespace) -> None:
     """Print the cells as Markdown; draw them."""
-    found = read(args.output / "cells.jsonl")
+    found = sorted(read(args.output / "cells.jsonl"), key=lambda cell: cell["steps"] or 0)
     shown = {key: value for key, value in COLUMNS.items() if any(key in cell for cell in found)}
     print("| sampler | steps | " + " | ".join(name for name, _ in shown.values()) + " |")
     print("|---" * (2 + len(shown)) + "|")
@@ -238,36 +238,44 @@ def table(args: argparse.Namespace) -> None:
         plot(found, args.plot)
 
 
+PANELS = {
+    "bits_per_character": "bits a character under a 6-gram model of the training text",
+    "known_words": "share of words that the training text has",
+    "unigram_entropy": "entropy of single characters, bits",
+}
+DULL = 3.5
+"""Entropy, in bits a character, below which a text repeats itself: such cells are in the table only."""
+
+
 def plot(found: list[dict[str, Any]], file: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
-    names = list(dict.fromkeys(cell["sampler"] for cell in found if "calls" in cell))
+    figure, axes = plt.subplots(1, 3, figsize=(16, 5.5), layout="constrained")
     colours = plt.get_cmap("tab20")
-    for axis, key in zip(axes, ("bits_per_character", "unigram_entropy"), strict=True):
+    cells = [c for c in found if "calls" in c and c["unigram_entropy"] > DULL]
+    names = list(dict.fromkeys(cell["sampler"] for cell in cells))
+    for axis, (key, title) in zip(axes, PANELS.items(), strict=True):
         for i, name in enumerate(names):
-            mine = sorted((c for c in found if c["sampler"] == name), key=lambda c: c["calls"])
-            exact = mine[0].get("exact", True)
+            mine = sorted((c for c in cells if c["sampler"] == name), key=lambda c: c["calls"])
+            alone = len(mine) == 1
             axis.plot(
                 [c["calls"] for c in mine],
                 [c[key] for c in mine],
-                marker="o" if len(mine) > 1 else "*",
-                markersize=5 if len(mine) > 1 else 12,
-                linestyle="-" if exact else "--",
+                marker="*" if alone else "o",
+                markersize=12 if alone else 5,
+                linestyle="-" if mine[0]["exact"] else "--",
                 color=colours(i % 20),
                 label=name,
             )
         for cell in found:
             if cell["sampler"] == "real text":
                 axis.axhline(cell[key], color="black", linewidth=0.8, label="real text")
-        axis.set(xscale="log", xlabel="network calls a text")
-    axes[0].set_title("bits a character under a 6-gram model of the training text")
-    axes[1].set_title("entropy of single characters, bits: low is repetitive")
-    axes[1].legend(fontsize=7, ncols=2)
-    figure.savefig(file, dpi=90)
+        axis.set(xscale="log", xlabel="network calls a text", title=title)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
+    figure.savefig(file, dpi=80)
     print(file)
 
 

@@ -289,7 +289,7 @@ def test_samples_go_to_a_file(run, tmp_path, capsys):
         "--output",
         tmp_path / "texts",
     ]
-    assert output(capsys, "sample", run, *argv) == ""
+    assert output(capsys, "sample", run, *argv) == f"{tmp_path / 'texts'}: 2 texts\n"
     assert [len(line) for line in (tmp_path / "texts").read_text().splitlines()] == [16, 16]
 
 

@@ -258,7 +258,7 @@ def test_continuous_time_repeats_itself(method, run, tmp_path, capsys):
         (["--label", "10"], "--label 10 is no class: give one of 0 … 9"),
         (["--label", "three"], "--label three is no class"),
         (["--steps", "13"], "steps is 13"),
-        (["--steps", "[3, 5, 0]"], "must fall"),
+        (["--steps", "[3, 5, 0]"], "give a number of steps, or falling times"),
         (["--grid", "leadin"], "did you mean leading"),
         (["--sampler", "DDIN"], "there is no class DDIN"),
         (["--sampler", "DDIM", "--sampler.eta", "2"], "eta is 2"),

@@ -113,7 +113,7 @@ def test_only_what_is_masked_costs_calls(runs, picture, tmp_path, capsys):
         tmp_path / "x.png",
     ]
     assert main(["sample", str(runs("absorbing")), *map(str, options)]) == 0
-    assert "4 samples, 1 step: 32.0 network calls each" in capsys.readouterr().err
+    assert "4 samples: 32.0 network calls each" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -121,14 +121,17 @@ def test_only_what_is_masked_costs_calls(runs, picture, tmp_path, capsys):
     [
         (["--mask", "mask.png"], "--mask is mask.png, but there is nothing to fill: give --inpaint too"),
         (["--inpaint", "whole.png"], "--inpaint whole.png is transparent nowhere"),
-        (["--inpaint", "whole.png", "--mask", "black.png"], "--mask black.png is white nowhere"),
+        (
+            ["--inpaint", "whole.png", "--mask", "black.png"],
+            "--mask black.png is white nowhere: make it white where pixels are to be filled in",
+        ),
         (
             ["--inpaint", "large.png", "--mask", "mask.png"],
             "large.png has 9 x 8 pixels, but the model draws 8 x 8",
         ),
         (["--inpaint", "whole.png", "--mask", "large.png"], "--mask large.png has 9 x 8 pixels"),
         (["--inpaint", "text.png"], "--inpaint text.png is no picture that can be read"),
-        (["--inpaint", "nowhere.png"], "nowhere.png: No such file"),
+        (["--inpaint", "nowhere.png"], "--inpaint nowhere.png: no such file: name a picture"),
         (["--inpaint", "empty"], "--inpaint empty is an empty folder"),
         (["--inpaint", "torn.png", "--walk", "w.gif"], "--inpaint fills pictures, and --walk"),
         (["--inpaint", "torn.png", "--sde", "ode"], "--inpaint holds pixels step by step"),

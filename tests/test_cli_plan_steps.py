@@ -3,25 +3,29 @@
 import csv
 import hashlib
 import json
+import random
 import shutil
 from itertools import pairwise
 
 import pytest
 import torch
-from tiny import train, write_config
+from tiny import WORDS, train, write_config
 
 from d3pm.cli import main
 from d3pm.cli.choices import find_grid, grids
 from d3pm.errors import ConfigError
+from d3pm.evaluation.grid_bounds import GridBounds
 from d3pm.model import DiffusionModel
 
-FEW = ("--num-examples", "4", "--batch-size", "4")
+FEW = ("--num-examples", "64")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plan")
-    assert train(write_config(folder), folder / "run") == 0
+    config = write_config(folder)
+    (folder / "words.txt").write_text(" ".join(random.Random(0).choices(WORDS, k=6000)))
+    assert train(config, folder / "run") == 0
     return folder / "run"
 
 
@@ -54,7 +58,7 @@ def fingerprint(folder):
 def test_a_plan_is_saved_with_the_model_and_nothing_else_changes(run, capsys):
     before, settings = fingerprint(run), json.loads((run / "config.json").read_text())
     shown = output(capsys, "plan-steps", run, "--steps", "4,8", *FEW)
-    assert "4 examples of the test split; planned on the validation split, out of 21 times" in shown
+    assert "64 examples of the test split; planned on the validation split, out of 21 times" in shown
     assert f"saved with the model; `d3pm sample {run} --steps 8 --grid optimal` takes them" in shown
     after = fingerprint(run)
     assert {name for name in after if after[name] != before.get(name)} == {"config.json"}
@@ -103,7 +107,7 @@ def test_equal_seeds_give_equal_numbers_in_json(run, capsys):
     assert {name: found[name] for name in ("planned_on", "judged_on", "num_examples", "num_times")} == {
         "planned_on": "validation",
         "judged_on": "test",
-        "num_examples": 4,
+        "num_examples": 64,
         "num_times": 21,
     }
     (plan,) = found["plans"]
@@ -150,6 +154,7 @@ def test_fewer_times_to_choose_from_cost_fewer_calls(run, capsys):
         (["--steps", "4,x"], "--steps is 4,x: give a whole number"),
         (["--steps", "10", "--resolution", "10"], "--resolution 10 times are there to choose from: raise it"),
         (["--steps", "4", "--num-examples", "0"], "--num_examples is 0: give 1 or more"),
+        (["--steps", "4", "--num-examples", "1"], "--num_examples is 1: give 2 or more"),
         (["--steps", "4", "--resolution", "0"], "--resolution is 0: give 1 or more"),
         (["--steps", "4", "--plot", "plan.txt"], "--plot plan.txt: end the name in .png"),
         ([], "steps"),
@@ -159,6 +164,47 @@ def test_what_cannot_be_planned_is_refused_in_one_line(run, capsys, options, wor
     before = fingerprint(run)
     assert words in refusal(capsys, "plan-steps", run, *options)
     assert fingerprint(run) == before
+
+
+def test_a_plan_that_is_surely_worse_is_told_and_not_saved(run, capsys, monkeypatch):
+    output(capsys, "plan-steps", run, "--steps", "4", *FEW)
+    before = json.loads((run / "config.json").read_text())["plans"]
+
+    def judged(model, data, grids, **options):
+        """The first grid, the plan of 4 steps, costs more than all others; that of 5 steps less."""
+        nats = torch.randn(len(grids), 64, generator=torch.Generator().manual_seed(0))
+        nats[0] += 9
+        nats[4] -= 9
+        return GridBounds(nats, torch.full((64,), 16))
+
+    monkeypatch.setattr("d3pm.cli.plan_steps.judge_grids", judged)
+    options = ["plan-steps", str(run), "--steps", "4,5", *FEW]
+    assert main(options) == 2
+    said = capsys.readouterr()
+    assert "worse than uniform at 4 steps: not saved" in said.out
+    assert "no sure gain" not in said.out
+    assert f"saved with the model; `d3pm sample {run} --steps 5 --grid optimal` takes them" in said.out
+    (line,) = said.err.splitlines()
+    assert "at 4 steps (worse than uniform and cosine) and is not saved: give more" in line
+    plans = json.loads((run / "config.json").read_text())["plans"]
+    assert plans["4"] == before["4"]
+    assert plans.keys() == {"4", "5"}
+    assert main([*options, "--json"]) == 2
+    assert [plan["saved"] for plan in json.loads(capsys.readouterr().out)["plans"]] == [False, True]
+
+
+def test_the_optimal_grid_without_steps_names_the_plans_there_are(run, capsys):
+    verbs = (["sample", run], ["evaluate", run, "--samples", "2", "--num-examples", "0"])
+    for verb in verbs:
+        line = refusal(capsys, *verb, "--grid", "optimal")
+        assert "--grid is optimal, but no number of --steps is given" in line
+        assert f"make a plan with `d3pm plan-steps {run} --steps 16` (plans: none yet)" in line
+    output(capsys, "plan-steps", run, "--steps", "4,5", *FEW)
+    for verb in verbs:
+        assert "(plans: 4, 5)" in refusal(capsys, *verb, "--grid", "optimal")
+    assert "--steps are times already" in refusal(
+        capsys, "sample", run, "--grid", "optimal", "--steps", "20,5,0"
+    )
 
 
 def test_a_folder_without_a_model_or_without_data_is_refused(run, capsys, tmp_path):

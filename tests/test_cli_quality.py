@@ -243,7 +243,11 @@ def test_drawn_pictures_have_the_classes_of_the_real_ones_beside_them():
         (["--sampler", "Ancestral"], "--sampler is d3pm.sampling.Ancestral, but it is about --samples"),
         (["--curve", "c.png"], "--curve is c.png, but it is about --samples"),
         (["--language-model", "gpt2"], "--language_model is gpt2, but it is about --samples"),
-        (["--num-examples", "0"], "num_examples is 0"),
+        (["--num-examples", "0"], "--num_examples is 0, which goes with --samples: give 1 or more, or"),
+        (
+            ["--samples", "2", "--steps", "8,16", "--sampler", "FirstHitting"],
+            "--steps is 8,16, but FirstHitting makes as many network calls as it needs",
+        ),
         (["--samples", "0"], "--samples is 0: give 1 or more"),
         (["--samples", "2", "--steps", "8,x"], "--steps is 8,x: give different whole numbers"),
         (["--samples", "2", "--steps", "8,8"], "--steps is 8,8: give different whole numbers"),
@@ -263,9 +267,20 @@ def test_what_is_refused_of_texts(text, capsys, monkeypatch, tmp_path, options, 
     assert not list(tmp_path.iterdir())
 
 
+def test_what_others_say_of_a_language_model_is_cut_between_words(text, tmp_path, capsys, monkeypatch):
+    import transformers
+
+    def fails(*args, **options):
+        raise OSError("word " * 100)
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fails)
+    line = refusal(capsys, "evaluate", text, "--samples", 2, "--language-model", tmp_path)
+    assert "word word …): name a folder" in line
+
+
 def test_what_is_refused_of_pictures(pictures, capsys):
     line = refusal(capsys, "evaluate", pictures, "--samples", 20, "--steps", 1)
-    assert "20 pictures are too few for a covariance of 32 features: take 33 or more" in line
+    assert "--samples is 20: 20 pictures are too few for a covariance of 32 features: take 33 or more" in line
     line = refusal(capsys, "evaluate", pictures, "--samples", 40, "--features", pictures)
     assert f"--features {pictures} is no classifier" in line
     assert "nowhere" in refusal(capsys, "evaluate", pictures, "--samples", 40, "--features", "nowhere")

@@ -66,7 +66,9 @@ def test_samplers_of_states_go_by_their_short_names(name, run, capsys):
 
 def test_a_samplers_own_number_of_steps_is_taken_and_its_calls_are_counted(run, capsys):
     said = told(capsys, "sample", run, "--num", 3, "--sampler", "FirstHitting")
-    assert said == "3 samples, 1 step: 16.0 network calls each (16 passes)\n"
+    assert said == "3 samples: 16.0 network calls each (16 passes)\n"
+    said = told(capsys, "sample", run, "--num", 2, "--sampler", "EntropyBounded", "--steps", 8)
+    assert re.match(r"2 samples: [\d.]+ network calls each", said)  # the steps say nothing
     said = told(capsys, "sample", run, "--num", 1, "--steps", 1)
     assert said == "1 sample, 1 step: 1.0 network calls each (1 pass)\n"
     model = DiffusionModel.from_pretrained(run).eval()
@@ -137,6 +139,13 @@ def test_a_text_longer_than_training_is_drawn_block_by_block(run, tmp_path, caps
     assert [len(text) for text in texts(capsys, run, "--length", 9, "--steps", 2)] == [9] * 4
 
 
+def test_a_block_that_holds_the_whole_text_is_refused(run, capsys):
+    line = refusal(capsys, "sample", run, "--block", 4)
+    assert "--block is 4, but beside a --context of 12 it holds the whole text of 16 symbols" in line
+    assert "give a smaller --context, or a --length above 16" in line
+    assert len(texts(capsys, run, "--num", 1, "--steps", 2, "--block", 4, "--context", 3)[0]) == 16
+
+
 def test_equal_seeds_give_equal_blocks(run, capsys):
     options = ["--length", 30, "--steps", 3, "--num", 3, "--seed"]
     assert (
@@ -162,10 +171,22 @@ def test_there_is_something_to_watch_of_a_sampler_that_takes_one_step(run, capsy
     assert len([line for line in shown.splitlines() if line.startswith("t = ")]) == 16
 
 
+def test_what_is_watched_without_a_terminal_ends_in_the_samples(run, tmp_path, capsys):
+    """Each sample once: not as the last state, and then again."""
+    options = ["sample", run, "--num", 3, "--steps", 4]
+    plain = output(capsys, *options, "--batch-size", 2)
+    shown = output(capsys, *options, "--batch-size", 2, "--watch")
+    assert shown.endswith(f"t = 0\n{plain}")
+    assert all(shown.count(line) == 1 for line in plain.splitlines())
+    kept = output(capsys, *options, "--watch", "--output", tmp_path / "texts")
+    assert kept.count("t = 0\n") == 1
+    assert kept.endswith(f"{tmp_path / 'texts'}: 3 texts\n")
+
+
 def test_blocks_are_watched_as_they_grow(run, capsys):
     shown = output(capsys, "sample", run, "--num", 1, "--steps", 2, "--length", 24, "--block", 4, "--watch")
     lengths = [len(line) - 4 for line in shown.splitlines() if line.startswith("[")]
-    assert lengths == [16, 16, 20, 20, 24, 24, 24]
+    assert lengths == [16, 16, 20, 20, 24, 24]
 
 
 def test_a_terminal_shows_calls_and_what_is_new(run, capsys, monkeypatch):
@@ -257,6 +278,26 @@ def test_what_is_drawn_is_the_same_in_one_go_and_by_batches(run):
         (["--infill", "a_", "--block", "9"], "--block and --infill both say how long"),
         (["--length", "3", "--prompt", "abcd"], "--prompt has 4 symbols, but a sample has 3: shorten it"),
         (["--length", "0"], "--length is 0"),
+        (["--steps", "abc"], "--steps is abc: give a number of steps, or falling times such as 1000,500,0"),
+        (["--steps", "8.5"], "--steps is 8.5: give a number of steps, or"),
+        (["--steps", "8,16"], "--steps is 8,16: give a number of steps, or"),
+        (["--steps", "20,5,0", "--grid", "cosine"], "--grid is cosine, but --steps are times already"),
+        (["--num", "8.5"], "num is 8.5: give a whole number"),
+        (["--seed", "x"], "seed is x: give a whole number"),
+        (["--temperature", "warm"], "temperature is warm: give a number"),
+        (["--sde", "rk4"], "sde is rk4: give one of 'euler', 'pc', 'ode'"),
+        (["--guidance", ".nan", "--prompt", "a"], "--guidance is nan: give a number from -1000 to 1000"),
+        (["--guidance", "1e30", "--prompt", "a"], "--guidance is 1e+30: give a number from"),
+        (["--guidance", ".inf"], "--guidance is inf: give a number from"),
+        (["--prompt", ""], "--prompt is empty: give a text to go on with, or leave it out"),
+        (["--infill", "a░"], "--infill holds ░, but the blank of this model is _: write that"),
+        (
+            ["--pattern", "a{1000000}"],
+            "--pattern 'a{1000000}': at position 1 stands a repeat that is too large",
+        ),
+        (["--pattern", "\\[["], "--pattern '\\[[': at position 0 stands '[', which the data does not know"),
+        (["--output", "t.png"], "--output t.png: this model draws text, so end the name in .txt"),
+        (["--output", "t.csv"], "--output t.csv: this model draws text, so end the name in .txt"),
         (["--block", "16"], "--block is 16, but the model was trained on 16 symbols: choose 1 … 15"),
         (["--length", "40", "--block", "0"], "--block is 0"),
         (["--context", "3"], "--context is 3, but nothing is drawn block by block: give --block"),
@@ -279,7 +320,27 @@ def test_what_sample_refuses(run, capsys, options, reason):
 
 
 def test_a_kernel_without_a_mask_has_no_guidance_to_a_prompt(uniform, capsys):
-    assert "UniformTransition" in refusal(capsys, "sample", uniform, "--prompt", "a", "--guidance", "2")
+    line = refusal(capsys, "sample", uniform, "--prompt", "a", "--guidance", "2")
+    assert "--guidance is 2.0" in line
+    assert "UniformTransition: leave --guidance at 1" in line
+
+
+def test_times_are_given_with_or_without_brackets(run, capsys):
+    options = [run, "--num", 2, "--seed", 4]
+    assert texts(capsys, *options, "--steps", "20,7,0") == texts(capsys, *options, "--steps=[20, 7, 0]")
+    assert "2 steps" in told(capsys, "sample", run, "--num", 1, "--steps", "20,7,0")
+
+
+def test_a_sampler_that_is_none_is_answered_with_those_there_are(run, capsys):
+    for options in (["--sampler", "Nonsense"], ["--sampler.eta", "0.2"]):
+        for verb in (["sample", run], ["evaluate", run, "--samples", 2]):
+            line = refusal(capsys, *verb, *options)
+            assert "--sampler" in line
+            assert "(samplers: Ancestral, CategoricalDDIM, Confidence," in line
+            assert "ClassifierGuided" not in line
+    line = refusal(capsys, "sample", run, "--sampler", "ClassifierGuided")
+    assert "--sampler is ClassifierGuided" in line
+    assert line.endswith("give --classifier RUN instead")
 
 
 def test_options_stand_in_groups(capsys):

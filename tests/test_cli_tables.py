@@ -255,9 +255,15 @@ def test_a_parquet_file_keeps_its_types(run, tmp_path, capsys):
 
 
 BAD_TABLES = {
-    "unseen": ({"town": {7: "Atlantis"}}, r"column 'town', row 7: 'Atlantis' was not in training"),
+    "unseen": (
+        {"town": {7: "Atlantis"}},
+        "column 'town', row 8 (the first below the header is 1): 'Atlantis' was not in training",
+    ),
     "no number": ({"age": {2: "old"}}, "column 'age', row"),
-    "infinite": ({"height": {2: "inf"}}, "column 'height', row 2: inf is not finite"),
+    "infinite": (
+        {"height": {2: "inf"}},
+        "column 'height', row 3 (the first below the header is 1): inf is not finite",
+    ),
 }
 
 

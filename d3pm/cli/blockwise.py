@@ -52,7 +52,7 @@ def lengthened(draw: Draw, length: int, block: int | None, context: int | None) 
     A block is half of what the model was trained on if nobody says, and its context the rest.
 
     Raises:
-        ConfigError: If block and context do not go into what the model was trained on.
+        ConfigError: If block and context do not go into what the model was trained on, or one block is all.
     """
     (trained,) = draw.model.shape
     if block is None and length <= trained:
@@ -73,6 +73,11 @@ def lengthened(draw: Draw, length: int, block: int | None, context: int | None) 
         raise ConfigError(
             f"--context is {context}: beside a block of {block} the model sees {trained - block} symbols, choose "
             f"1 … {trained - block}"
+        )
+    if length <= block + context:
+        raise ConfigError(
+            f"--block is {block}, but beside a --context of {context} it holds the whole text of {length} symbols: "
+            f"give a smaller --context, or a --length above {block + context}"
         )
     plain = {name: getattr(draw, name) for name in ("model", "network", "options", "labels", "sharp")}
     return BlockDraw(**plain, length=length, block=block, context=context)

@@ -35,6 +35,11 @@ class ContinuousDraw(Draw):
 
     method: Method
 
+    @property
+    def counted(self) -> int | None:
+        """See the base class."""
+        return None if self.method == "ode" else self.steps
+
     def batches(self, num: int, *, watch: Any = None, **more: Any) -> Iterator[Samples]:
         """See the base class; ``x_T`` is where to start."""
         if watch is not None:

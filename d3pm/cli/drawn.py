@@ -25,7 +25,7 @@ def tell(found: Samples, draw: Draw, num: int) -> None:
     Raises:
         KeyboardInterrupt: If there are fewer than ``num``: somebody stopped it.
     """
-    print(cost(found, draw.steps), file=sys.stderr)
+    print(cost(found, draw.counted), file=sys.stderr)
     done = len(found.x0)
     if done < num:
         print(
@@ -35,16 +35,18 @@ def tell(found: Samples, draw: Draw, num: int) -> None:
         raise KeyboardInterrupt
 
 
-def cost(found: Samples, steps: int, what: str = "samples") -> str:
-    """How many network calls samples took.
+def cost(found: Samples, steps: int | None, what: str = "samples") -> str:
+    """How many network calls samples took, and in how many steps unless their number says nothing.
 
     >>> import torch
     >>> cost(Samples(torch.zeros(2, 5), torch.tensor([3, 4]), 4), 64)
     '2 samples, 64 steps: 3.5 network calls each (4 passes)'
+    >>> cost(Samples(torch.zeros(2, 5), torch.tensor([3, 4]), 4), None)
+    '2 samples: 3.5 network calls each (4 passes)'
     """
     each = found.calls.double().mean().item()
-    counted = f"{_many(len(found.calls), what)}, {_many(steps, 'steps')}"
-    return f"{counted}: {each:.1f} network calls each ({_many(found.forwards, 'passes')})"
+    counted = [_many(len(found.calls), what), *([] if steps is None else [_many(steps, "steps")])]
+    return f"{', '.join(counted)}: {each:.1f} network calls each ({_many(found.forwards, 'passes')})"
 
 
 def _many(number: int, things: str) -> str:

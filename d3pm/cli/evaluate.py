@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from d3pm.cli import curve
 from d3pm.cli.by_time import plot, write_table
-from d3pm.cli.choices import grids, know_samplers
+from d3pm.cli.choices import grids, know_samplers, naming_samplers
 from d3pm.cli.experiment import load_data
 from d3pm.cli.model import codec_of, load_model
 from d3pm.cli.parser import Parser
@@ -73,9 +73,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_subclass_arguments(
         DataSource, "data", required=False, help="data to use instead of the run's own"
     )
-    config = parser.parse_args(argv)
+    with naming_samplers():
+        config = parser.parse_args(argv)
     if config.batch_size < 1:
         raise ConfigError(f"--batch_size is {config.batch_size}: give 1 or more")
+    if config.num_examples == 0 and config.samples is None:
+        raise ConfigError("--num_examples is 0, which goes with --samples: give 1 or more, or --samples too")
     check_new(config.table, "--table", ".csv", config.overwrite)
     check_new(config.plot, "--plot", (".png", ".pdf", ".svg"), config.overwrite)
     model, home = load_model(config.run)

@@ -14,6 +14,7 @@ from d3pm.cli.model import codec_of
 from d3pm.errors import ConfigError
 from d3pm.model import DiffusionModel
 from d3pm.objectives import Network
+from d3pm.process import Process
 from d3pm.sampling import Ancestral, Sampler, Samples
 
 
@@ -64,6 +65,12 @@ class Draw:
             return len(steps) - 1
         return steps or self.options.get("sampler", Ancestral()).default_steps(self.model.process)
 
+    @property
+    def counted(self) -> int | None:
+        """The same as far as it says what was done: None where each sample takes as many calls as it needs."""
+        process = self.model.process
+        return None if takes_its_own(self.options.get("sampler", Ancestral()), process) else self.steps
+
     def by(self, sampler: Sampler) -> "Draw":
         """The same samples' law by another sampler."""
         return replace(self, options=self.options | {"sampler": sampler})
@@ -87,6 +94,11 @@ class Draw:
             return {}
         turns = torch.tensor(self.labels, device=self.model.device)
         return {"labels": turns[torch.arange(num, device=turns.device) % len(turns)]}
+
+
+def takes_its_own(sampler: Sampler, process: Process) -> bool:
+    """Whether a sampler makes as many network calls as it needs, in one step as well as in many."""
+    return sampler.default_steps(process) == 1 < process.num_steps
 
 
 def in_batches(num: int, size: int, options: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -74,7 +74,7 @@ class Pictures(Form):
         frames = [grid(decode(some.x0)) for some in found]
         save_animation([*frames, *frames[-2:0:-1]], file)
         print(f"{file}: {num} walks through latent space and back, {len(frames)} frames each way")
-        print(cost(Samples.cat(found), draw.steps, "frames"), file=sys.stderr)
+        print(cost(Samples.cat(found), draw.counted, "frames"), file=sys.stderr)
 
 
 class Moments:

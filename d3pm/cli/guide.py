@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
-from d3pm.cli.choices import find_grid, labels_of
+from d3pm.cli.choices import check_grid, find_grid, labels_of
 from d3pm.cli.classifier import by_classifier
-from d3pm.cli.forms import Draw
+from d3pm.cli.forms import Draw, takes_its_own
 from d3pm.cli.noise import is_gaussian
 from d3pm.cli.prompt import WAYS, given
 from d3pm.errors import ConfigError
@@ -26,6 +26,7 @@ def drawing(model: DiffusionModel, config: Any, sampler: Sampler | None, default
         ConfigError: If they contradict each other or the model.
     """
     options = {name: config[name] for name in ("seed", "batch_size")}
+    check_grid(model, config.grid, config.steps)
     options["steps"] = steps_of(model, config, sampler)
     options["grid"] = find_grid(config.grid, model)
     config.label = config.label or ("none" if config.inpaint else "all")
@@ -41,7 +42,7 @@ def steps_of(model: DiffusionModel, config: Any, sampler: Sampler | None) -> Any
         return config.steps
     sampler.check_process(model.process)
     seen = config.steps is None and (config.watch or config.strip)
-    if seen and sampler.default_steps(model.process) == 1:
+    if seen and takes_its_own(sampler, model.process):
         return min(model.process.num_steps, math.prod(model.shape))
     return config.steps
 
@@ -106,6 +107,12 @@ def _by_prompt(model: DiffusionModel, config: Any) -> Network:
     if not bool(text.known.any()):
         raise ConfigError(
             f"--guidance is {config.guidance}, but no symbol is given that could guide: give some"
+        )
+    kernel = getattr(model.process, "transition", model.process)
+    if getattr(kernel, "absorbing_state", None) is None:
+        raise ConfigError(
+            f"--guidance is {config.guidance}, but towards a prompt only models with a mask are guided, and the kernel "
+            f"is a {type(kernel).__name__}: leave --guidance at 1"
         )
     if config.rescale:
         raise ConfigError(f"--rescale is {config.rescale}, but a prompt guides without it: leave it out")

@@ -1,6 +1,7 @@
 """Filling the empty cells of a table, given the cells beside them."""
 
 import math
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def impute(draw: Draw, config: Any) -> None:
             write(holes.filled(todo[:done]), Path(config.output))
             cells = int(holes.blanks[todo[:done]].sum())
             print(f"{config.output}: {cells:,} cells filled, in {done:,} of {len(holes.cells):,} rows")
-            print(cost(found, draw.steps, "rows"), file=sys.stderr)
+            print(cost(found, draw.counted, "rows"), file=sys.stderr)
             if done < len(todo):
                 print(
                     f"{len(todo) - done:,} rows are left: go on with --impute {config.output}",
@@ -111,7 +112,7 @@ class Holes:
             x0, blanks = codec.encode_frame(typed, blanks=True), codec.blanks(typed)
             return cls(codec, _exactly(file, codec), x0, blanks)
         except DataError as error:
-            message = str(error).removeprefix("source: ").removeprefix(f"{file} ")
+            message = _from_one(str(error).removeprefix("source: ").removeprefix(f"{file} "))
             raise DataError(f"--impute {file}: {message}") from error
 
     def fill(self, rows: Tensor, draw: Draw, generator: torch.Generator) -> Samples:
@@ -159,6 +160,19 @@ class Complete(Around):
         output = self.network(x_t, t, **cond)
         symbols = torch.arange(output.shape[-1], device=output.device)
         return output.masked_fill(symbols == self._missing.to(output.device), -math.inf)
+
+
+def _from_one(message: str) -> str:
+    """A complaint about a row, which data count from 0, with the row as one finds it in the file.
+
+    >>> _from_one("column 'age', row 7: 'old' is no number")
+    "column 'age', row 8 (the first below the header is 1): 'old' is no number"
+    """
+    return re.sub(
+        r"^(column .*?, row )(\d+):",
+        lambda found: f"{found[1]}{int(found[2]) + 1} (the first below the header is 1):",
+        message,
+    )
 
 
 def _check_columns(theirs: list[str], ours: list[str]) -> None:

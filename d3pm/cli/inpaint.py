@@ -53,9 +53,11 @@ def holes(model: DiffusionModel, inpaint: str, mask: str | None, num: int) -> di
     pairs = [_hole(file, white, model) for file in files]
     x0, blank = (torch.stack(parts).repeat_interleave(num, 0) for parts in zip(*pairs, strict=True))
     if not bool(blank.any()):
-        where = f"--mask {mask} is white" if mask else f"--inpaint {inpaint} is transparent"
         raise ConfigError(
-            f"{where} nowhere, so nothing is to be filled in: make it so there, or give a --mask"
+            f"--mask {mask} is white nowhere: make it white where pixels are to be filled in"
+            if mask
+            else f"--inpaint {inpaint} is transparent nowhere, so nothing is to be filled in: make it so there, or "
+            "give a --mask"
         )
     return {"x0": x0, "known": ~blank}
 
@@ -80,6 +82,8 @@ def _opened(file: str | Path, option: str, model: DiffusionModel) -> "Image":
     try:
         with Image.open(file) as picture:
             picture.load()
+    except FileNotFoundError as error:
+        raise ConfigError(f"{option} {file}: no such file: name a picture that there is") from error
     except UnidentifiedImageError as error:
         raise ConfigError(f"{option} {file} is no picture that can be read: give a .png") from error
     if picture.size != (width, height):

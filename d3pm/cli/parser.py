@@ -29,6 +29,16 @@ _PLAINER = {
     r"Expected a <class '(\w+)'>\. Got value: ": r"expected \1, got ",
     r"Unexpected config: *(.*)": r"config holds '\1', no keys: name a YAML file with data, process, ...",
 }
+_EXPECTED = r"Expected a (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])"
+_MISFITS = tuple(
+    re.compile(rf'Parser key "([^"]+)":\s+{wanted}', re.DOTALL)
+    for wanted in (
+        rf"{_EXPECTED}\. Got value: (.*)",
+        rf"Does not validate.*?Errors:\s+- {_EXPECTED}\s+- Expected a <class 'NoneType'>.*?Given value: (.*)",
+    )
+)
+"""A value of the wrong type, alone and where null would do too: key, type or choices, value."""
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list"}
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -93,7 +103,14 @@ def one_line(message: str) -> str:
 
     >>> one_line("Parser key \"network\":\n  Errors:\n    - Option 'dim' is not accepted\n  Given value: 3")
     "network: Option 'dim' is not accepted"
+    >>> one_line("Parser key \"num\":\n  Expected a <class 'int'>. Got value: 8.5")
+    'num is 8.5: give a whole number'
     """
+    for misfit in _MISFITS:
+        if found := misfit.fullmatch(message):
+            key, kind, choices, value = found.groups()
+            wanted = f"one of {choices}" if choices else _KINDS.get(kind, kind)
+            return f"{key} is {' '.join(value.split())}: give {wanted}"
     for pattern, plainer in _PLAINER.items():
         message = re.sub(pattern, plainer, message)
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]

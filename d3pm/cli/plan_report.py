@@ -41,6 +41,16 @@ class Verdict:
         """Number of steps to the best times."""
         return {steps: named["optimal"] for steps, named in self.grids.items()}
 
+    def worse(self) -> dict[int, list[str]]:
+        """Number of steps to the grids that need no plan and are surely better than it."""
+        found: dict[int, list[str]] = {}
+        for steps, place in self.places().items():
+            for name in OVER:
+                saved, error = self.bounds.gain(place["optimal"], place[name])
+                if saved == -math.inf or saved < -SURE * error:
+                    found.setdefault(steps, []).append(name)
+        return found
+
     def places(self) -> dict[int, dict[str, int]]:
         """Number of steps to name to the place among ``bounds``."""
         order = iter(range(len(self.bounds.nats)))
@@ -65,23 +75,39 @@ def lines(verdict: Verdict, unit: str, run: str, replaced: list[int]) -> str:
             *(f"{steps} steps: {' '.join(map(str, times))}" for steps, times in verdict.plans.items()),
             "",
             *_doubts(verdict),
-            f"saved with the model{_instead(replaced)}; "
-            f"`d3pm sample {run} --steps {max(verdict.plans)} --grid optimal` takes them",
+            *_saved(verdict, run, replaced),
         ]
     )
 
 
 def _doubts(verdict: Verdict) -> list[str]:
-    """Which plans are no better, as far as one can tell, than a grid that needs no plan."""
+    """Which plans are worse than a grid that needs no plan, or no better as far as one can tell."""
     doubtful: dict[str, list[str]] = {}
+    worse = verdict.worse()
+    lost: dict[str, list[str]] = {}
     for steps, place in verdict.places().items():
         for name in OVER:
             saved, error = verdict.bounds.gain(place["optimal"], place[name])
-            if not saved > SURE * error:
+            if name in worse.get(steps, []):
+                lost.setdefault(name, []).append(str(steps))
+            elif not saved > SURE * error:
                 doubtful.setdefault(name, []).append(str(steps))
     return [
-        f"no sure gain over {name} at {', '.join(steps)} steps: if there is one, more --num-examples will find it"
-        for name, steps in doubtful.items()
+        *(f"worse than {name} at {', '.join(steps)} steps: not saved" for name, steps in lost.items()),
+        *(
+            f"no sure gain over {name} at {', '.join(steps)} steps: if there is one, more --num-examples will find it"
+            for name, steps in doubtful.items()
+        ),
+    ]
+
+
+def _saved(verdict: Verdict, run: str, replaced: list[int]) -> list[str]:
+    """What becomes of the plans that are not worse, if there are any."""
+    good = verdict.plans.keys() - verdict.worse().keys()
+    if not good:
+        return []
+    return [
+        f"saved with the model{_instead(replaced)}; `d3pm sample {run} --steps {max(good)} --grid optimal` takes them"
     ]
 
 
@@ -91,12 +117,14 @@ def _instead(replaced: list[int]) -> str:
 
 def as_json(verdict: Verdict) -> str:
     """All of it as one JSON object; an infinite bound, and an error there is none of, are null."""
+    worse = verdict.worse()
     plans = [
         {
             "steps": steps,
             "times": verdict.grids[steps]["optimal"],
             "bits_per_dim": {name: _number(verdict.bounds.bits(at)[0]) for name, at in place.items()},
             "standard_error": {name: _number(verdict.bounds.bits(at)[1]) for name, at in place.items()},
+            "saved": steps not in worse,
             "saves": {name: _pair(verdict.bounds.gain(place["optimal"], place[name])) for name in OVER},
         }
         for steps, place in verdict.places().items()

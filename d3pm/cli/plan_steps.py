@@ -31,7 +31,8 @@ times is measured, one network call for each time, and the best way down is the 
 
 The plans are written to the model's config.json, where older ones of as many steps give way; nothing else in RUN
 changes. RUN is the folder of a run or one of its checkpoints. What is printed is the bound on another split than
-the plans were made on: the test split, or the validation split if --split is test."""
+the plans were made on: the test split, or the validation split if --split is test. A plan that is surely worse
+there than even steps, or than those of a cosine, is not saved."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,6 +62,8 @@ def main(argv: Sequence[str]) -> int:
     config = parser.parse_args(argv)
     wanted = steps_of(config.steps)
     check_numbers(**{f"--{name}": config[name] for name in ("resolution", "num_examples", "batch_size")})
+    if config.num_examples < 2:
+        raise ConfigError("--num_examples is 1: give 2 or more, as one alone cannot tell a gain from chance")
     check_new(config.table, "--table", ".csv", config.overwrite)
     check_new(config.plot, "--plot", (".png", ".pdf", ".svg"), config.overwrite)
     model, home = load_generator(config.run)
@@ -75,8 +78,16 @@ def main(argv: Sequence[str]) -> int:
         write_table(found, Path(config.table))
     if config.plot:
         plot(found, verdict, Path(config.plot))
-    replaced = save_plans(folder, verdict.plans)
+    worse = verdict.worse()
+    good = {steps: times for steps, times in verdict.plans.items() if steps not in worse}
+    replaced = save_plans(folder, good) if good else []
     print(as_json(verdict) if config.json else lines(verdict, unit(data.codec), config.run, replaced))
+    if worse:
+        named = ", ".join(f"{steps} steps (worse than {' and '.join(of)})" for steps, of in worse.items())
+        raise ConfigError(
+            f"--num_examples is {config.num_examples}: a plan on so few fails on the {verdict.judged_on} split at "
+            f"{named} and is not saved: give more{'' if config.split == 'train' else ', or plan on --split train'}"
+        )
     return 0
 
 

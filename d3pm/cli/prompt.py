@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from d3pm.cli.model import codec_of
+from d3pm.data.codec import MASK_SIGNS
 from d3pm.errors import ConfigError, D3PMError
 from d3pm.model import DiffusionModel
 
@@ -52,9 +53,21 @@ def given(model: DiffusionModel, config: Any) -> Given:
         raise ConfigError(f"--{ways[0]} and --{ways[1]} both say what is given: give one of them")
     if config.length is not None and config.length < 1:
         raise ConfigError(f"--length is {config.length}: give 1 or more symbols")
+    if ways:
+        _check_sign(model, ways[0], config[ways[0]])
     if config.infill is not None or config.pattern is not None:
         return _whole(model, config, ways[0], trained)
     return _continued(model, config.prompt, config.length or trained)
+
+
+def _check_sign(model: DiffusionModel, way: str, text: str) -> None:
+    """Refuse the blank of other models, where it is no symbol of this one."""
+    known = getattr(codec_of(model), "alphabet", None)
+    for other in MASK_SIGNS:
+        if other in text and known is not None and other not in known and other != sign(model):
+            raise ConfigError(
+                f"--{way} holds {other}, but the blank of this model is {sign(model)}: write that"
+            )
 
 
 def _continued(model: DiffusionModel, prompt: str | None, length: int) -> Given:

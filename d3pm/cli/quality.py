@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from d3pm.cli.choices import find_grid
-from d3pm.cli.forms import Draw, form_of
+from d3pm.cli.choices import check_grid, find_grid
+from d3pm.cli.forms import Draw, form_of, takes_its_own
 from d3pm.cli.frames import Tables
 from d3pm.cli.model import codec_of, load_model
 from d3pm.cli.targets import check_new
 from d3pm.cli.texts import Texts
 from d3pm.data.base import Codec, DataSource
 from d3pm.data.image_codec import requantize
-from d3pm.errors import ConfigError
+from d3pm.errors import ConfigError, DataError
 from d3pm.evaluation import (
     ClassifierFeatures,
     Features,
@@ -31,6 +31,7 @@ from d3pm.evaluation import (
     quality_curve,
     table_quality,
 )
+from d3pm.evaluation.frechet import check_number
 from d3pm.evaluation.picture_quality import PictureQuality
 from d3pm.evaluation.quality_curve import Quality
 from d3pm.evaluation.table_quality import TableQuality
@@ -114,6 +115,11 @@ def steps_of(text: str | None, model: DiffusionModel, sampler: Sampler, grid: An
     parts = [part.strip() for part in text.strip("[] ").split(",")]
     if not all(part.isdecimal() for part in parts) or len({*map(int, parts)}) < len(parts):
         raise ConfigError(f"--steps is {text}: give different whole numbers, e.g. 64 or 8,16,64")
+    if len(parts) > 1 and takes_its_own(sampler, model.process):
+        raise ConfigError(
+            f"--steps is {text}, but {type(sampler).__name__} makes as many network calls as it needs in any number "
+            "of steps: leave it out"
+        )
     for part in parts:
         times_of(model.process, int(part), grid)
     return [int(part) for part in parts]
@@ -128,6 +134,7 @@ def plan_samples(model: DiffusionModel, data: DataSource, config: Any, sampler: 
     """
     stepper, grid = sampler or Ancestral(), find_grid(config.grid, model)
     stepper.check_process(model.process)
+    check_grid(model, config.grid, config.steps)
     steps = steps_of(config.steps, model, stepper, grid)
     form = form_of(model)
     plan_judge = _tables if isinstance(form, Tables) else _texts if isinstance(form, Texts) else _pictures
@@ -179,6 +186,10 @@ def _pictures(
     real = in_bytes(rows_of(data.split(config.split)), codec)
     features = features_of(config.features, model, train)
     num = _at_most(config.samples, len(real), f"{config.split} pictures")
+    try:
+        check_number(num, features.size)
+    except DataError as error:
+        raise ConfigError(f"--samples is {config.samples}: {error}") from error
     judge = PictureJudge(real, train, num, features=features, seed=config.seed)
     return num, lambda x: judge(in_bytes(x, codec))
 

@@ -112,7 +112,8 @@ def _shown(value: float) -> str:
 def _title(drawn: QualityCurve, split: str) -> str:
     """How many there are of what."""
     point = drawn.points[-1]
-    cost = f"{point.steps} steps, " if len(drawn.points) == 1 else ""
+    steps = f"{point.steps} step{'' if point.steps == 1 else 's'}"
+    cost = f"{steps}, " if len(drawn.points) == 1 else ""
     match point.quality:
         case TableQuality() as found:
             return (

@@ -1,9 +1,10 @@
 """``d3pm sample RUN --num 4 --steps 64``: draw from a trained model, freely or as is wanted."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from d3pm.cli.choices import grids, know_samplers
+from d3pm.cli.choices import grids, know_samplers, naming_samplers, times
 from d3pm.cli.continuous import Method, continuous
 from d3pm.cli.forms import form_of, refuse_foreign
 from d3pm.cli.guide import drawing
@@ -33,7 +34,12 @@ byte pairs, a blank is ░.) In a pattern [abc], [a-z] and [^ ] are sets of char
 --impute takes a table with the columns of the model and fills the empty cells of it, those that hold ? or NaN
 too; all other cells stay as they are. Each row is filled once; another --seed fills it in another way.
 --inpaint fills a picture of the model's size, or each of a folder, --num times: where it is transparent, or
-where the mask is white. What it cost is said in network calls. Ctrl-C keeps the batches that are done."""
+where the mask is white. What it cost is said in network calls. Ctrl-C keeps the batches that are done; of a job
+that is one batch that is nothing, so give a smaller --batch-size."""
+
+
+LARGEST_GUIDANCE = 1000
+"""What lies beyond drowns the network's own numbers."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,7 +49,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=str, help="folder of a run, or one of its checkpoints")
     for title, add in GROUPS.items():
         add(parser.add_argument_group(title))
-    config = parser.parse_args(argv)
+    with naming_samplers():
+        config = parser.parse_args(argv)
+    steps = times(config.steps)
     _check_numbers(config)
     model, home = load_generator(config.run)
     form = form_of(model)
@@ -51,14 +59,16 @@ def main(argv: Sequence[str]) -> int:
     form.check(config)
     config.num = config.num or 4
     config.batch_size = config.batch_size or form.batch_size(model)
-    draw = drawing(model, config, parser.instantiate(config).sampler, parser.get_defaults())
+    sampler = parser.instantiate(config).sampler
+    config.steps = steps
+    draw = drawing(model, config, sampler, parser.get_defaults())
     form.present(continuous(draw, config) if config.sde else draw, config, home)
     return 0
 
 
 def _add_common(group: Any) -> None:
     group.add_argument("--num", type=int | None, help="how many samples; null: 4")
-    group.add_argument("--seed", type=int, default=0, help="equal seeds give equal samples")
+    group.add_argument("--seed", type=int, default=0, help="equal seeds (and batch sizes) give equal samples")
     group.add_argument(
         "--batch_size", type=int | None, help="how many samples at a time; null: 64, of narrow tables more"
     )
@@ -73,8 +83,8 @@ def _add_common(group: Any) -> None:
 def _add_steps(group: Any) -> None:
     group.add_argument(
         "--steps",
-        type=int | list[int | float] | None,
-        help="how many, at most T, or the times themselves, e.g. [1000,500,100,0]; null: what the sampler is used to",
+        type=str | None,
+        help="how many, at most T, or the times themselves, e.g. 1000,500,100,0; null: what the sampler is used to",
     )
     group.add_argument(
         "--grid", type=str, default="uniform", help=f"how steps lie in time: {', '.join(grids())}"
@@ -175,3 +185,12 @@ def _check_numbers(config: Any) -> None:
     for name in ("num", "batch_size"):
         if config[name] is not None and config[name] < 1:
             raise ConfigError(f"--{name} is {config[name]}: give 1 or more")
+    if not abs(config.guidance) <= LARGEST_GUIDANCE:
+        raise ConfigError(
+            f"--guidance is {config.guidance}: give a number from -{LARGEST_GUIDANCE} to {LARGEST_GUIDANCE}; 1 is as "
+            "trained"
+        )
+    if not math.isfinite(config.classifier_scale):
+        raise ConfigError(f"--classifier_scale is {config.classifier_scale}: give a finite number")
+    if config.prompt == "":
+        raise ConfigError("--prompt is empty: give a text to go on with, or leave it out")

@@ -14,8 +14,12 @@ from d3pm.cli.report import sample_lines
 from d3pm.cli.screen import Screen
 from d3pm.cli.targets import check_writable
 from d3pm.cli.watching import Watch, numbered, one_row
+from d3pm.data.table_files import SUFFIXES
 from d3pm.errors import ConfigError
 from d3pm.objectives import Network
+
+FOREIGN = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".svg", ".pdf", *SUFFIXES)
+"""Files that hold no text."""
 
 
 class Texts(Form):
@@ -28,6 +32,8 @@ class Texts(Form):
 
     def check(self, config: Any) -> None:
         """See the base class."""
+        if config.output and Path(config.output).suffix.lower() in FOREIGN:
+            raise ConfigError(f"--output {config.output}: this model draws text, so end the name in .txt")
         if config.output:
             check_writable(Path(config.output))
         if config.output and Path(config.output).exists() and not config.overwrite:
@@ -43,14 +49,16 @@ class Texts(Form):
         if config.watch:
             masks = torch.full_like(text.x0, codec_of(draw.model).num_symbols)
             start = torch.where(text.known, text.x0, masks)
-            watch = Watch(codec_of(draw.model), screen, more["network"], start)
+            watch = Watch(codec_of(draw.model), screen, more["network"], start, end=bool(config.output))
             more |= {"watch": watch, "network": watch.network}
         found = drawn(draw, config.num, **more)
         texts = codec_of(draw.model).decode(found.x0)
         if config.output:
             Path(config.output).write_text("".join(f"{one_row(text)}\n" for text in texts))
+            print(f"{config.output}: {len(texts):,} text{'s' if len(texts) > 1 else ''}")
         else:
-            screen.show(numbered(texts))
+            head = "t = 0\n" if config.watch and not screen.live else ""
+            screen.show(head + numbered(texts))
         tell(found, draw, config.num)
 
     def keep(self, items: list[str], folder: Path) -> str:

@@ -39,9 +39,13 @@ class Watch:
         screen: Where they are shown.
         network: What is asked about them; :attr:`network` counts, and is to be used in its place.
         start: What a text begins as: known symbols and masks, int64 (L,).
+        end: Show whole texts at time 0 too where nothing is redrawn; whoever prints the samples has no need of it.
     """
 
-    def __init__(self, codec: Codec, screen: Screen, network: Network, start: Tensor) -> None:
+    def __init__(
+        self, codec: Codec, screen: Screen, network: Network, start: Tensor, end: bool = True
+    ) -> None:
+        self.end = end
         self.codec, self.screen, self.network, self.start = codec, screen, Watched(network), start
         self._last, self._time = start[None, :0], -math.inf
         self._seen = self._earlier = 0  # calls until now, and those for earlier batches
@@ -56,6 +60,8 @@ class Watch:
         self._last, self._time, self._seen = x, s, self.network.rows
         calls = (self._seen - self._earlier) / len(x)
         live = self.screen.live
+        if not (live or self.end) and s == 0 and x.shape[1] == len(self.start):
+            return
         head = f"t = {s:<8g}{calls:.1f} network calls each" if live else f"t = {s}"
         texts = [marked(self.codec, *rows) for rows in zip(x, before, strict=True)]
         self.screen.show(f"{head}\n{numbered(texts if live else self.codec.decode(x))}", whole=False)

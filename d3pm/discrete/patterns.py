@@ -24,7 +24,7 @@ from d3pm.errors import ConfigError, D3PMError
 ITEM = re.compile(
     r"\\(?P<escaped>.)"
     r"|\[(?P<negated>\^(?=[^\]]))?(?P<members>(?:\\.|[^\]\\])+)\]"
-    r"|\{(?P<times>\d{1,6})\}"
+    r"|\{0*(?P<times>\d+)\}"
     r"|(?P<character>[^\\\[{])",
     re.DOTALL,
 )
@@ -37,6 +37,9 @@ UNREADABLE = {
     "[": "a set that holds nothing or is not closed: write [abc], or \\[ for a bracket",
     "{": "a repeat that is no number in braces: write {3}, or \\{ for a brace",
 }
+
+DIGITS = 6
+"""Of a repeat, at most."""
 
 
 def pattern(text: str, codec_encode: Callable[[str], int], num_symbols: int, blank: str = "_") -> Tensor:
@@ -62,7 +65,7 @@ def pattern(text: str, codec_encode: Callable[[str], int], num_symbols: int, bla
         if item is None:
             raise _wrong(text, at, UNREADABLE[text[at]])
         if item["times"] is not None:
-            rows += _repeated(text, at, rows, int(item["times"]))
+            rows += _repeated(text, at, rows, item["times"])
         else:
             rows.append(_symbols(text, item, codec_encode, num_symbols, blank))
         at = item.end()
@@ -96,7 +99,7 @@ def _members(text: str, at: int, member: re.Match[str], encode: Callable[[str], 
         return [_number(text, at, member["one"][-1], encode)]
     first, last = member["first"][-1], member["last"][-1]
     if first > last:
-        raise _wrong(text, at, f"a range from {first!r} back to {last!r}: turn it round")
+        raise _wrong(text, at, f"a range from '{first}' back to '{last}': turn it round")
     numbers = [_number(text, at, end, encode) for end in (first, last)]
     for code in range(ord(first) + 1, ord(last)):
         number = _known(chr(code), encode)
@@ -108,7 +111,7 @@ def _members(text: str, at: int, member: re.Match[str], encode: Callable[[str], 
 def _number(text: str, at: int, character: str, encode: Callable[[str], int]) -> int:
     number = _known(character, encode)
     if number is None:
-        raise _wrong(text, at, f"{character!r}, which the data does not know: use its symbols")
+        raise _wrong(text, at, f"'{character}', which the data does not know: use its symbols")
     return number
 
 
@@ -119,14 +122,17 @@ def _known(character: str, encode: Callable[[str], int]) -> int | None:
         return None
 
 
-def _repeated(text: str, at: int, rows: list[Tensor], times: int) -> list[Tensor]:
+def _repeated(text: str, at: int, rows: list[Tensor], digits: str) -> list[Tensor]:
     """What is to be added for the last item to stand so many times."""
     if not rows:
         raise _wrong(text, at, "a repeat of nothing: put an item before it")
-    if times == 0:
+    if digits == "0":
         raise _wrong(text, at, "a repeat of 0: leave the item out")
-    return rows[-1:] * (times - 1)
+    if len(digits) > DIGITS:
+        raise _wrong(text, at, f"a repeat that is too large: write a number of at most {DIGITS} digits")
+    return rows[-1:] * (int(digits) - 1)
 
 
 def _wrong(text: str, at: int, what: str) -> ConfigError:
-    return ConfigError(f"pattern {text!r}: at position {at} stands {what}")
+    message = f"pattern '{text}': at position {at} stands {what}"
+    return ConfigError(" ".join(message.splitlines()))

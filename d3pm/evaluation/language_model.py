@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -103,10 +104,11 @@ class LanguageModel:
             tokenizer: Any = AutoTokenizer.from_pretrained(place, **options)
             model: Any = AutoModelForCausalLM.from_pretrained(place, **options)
         except Exception as error:  # of many kinds: files, the hub, unknown classes
-            reason = next((line for line in str(error).splitlines() if line.strip()), "").strip()
+            reason = next((line for line in str(error).splitlines() if line.strip()), "")
+            reason = shorten(reason, 160, placeholder=" …")
             raise ConfigError(
-                f"language model {path} cannot be read ({type(error).__name__}: {reason[:160]}): name a folder with a "
-                "causal language model and its tokenizer, a .gguf file, or a model on the hub"
+                f"language model {path} cannot be read ({type(error).__name__}: {reason}): "
+                "name a folder with a causal language model and its tokenizer, a .gguf file, or a model on the hub"
             ) from error
         return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, context)
 

@@ -320,6 +320,8 @@ def test_another_blank_and_unknown_characters_within_a_range():
         ("a{x}", "at position 1 stands a repeat that is no number"),
         ("{2}", "at position 0 stands a repeat of nothing"),
         ("a{0}", "at position 1 stands a repeat of 0"),
+        ("a{1000000}", "at position 1 stands a repeat that is too large: write a number of at most 6 digits"),
+        ("a{" + "9" * 5000 + "}", "a repeat that is too large"),
         ("ab\\", "at position 2 stands a backslash"),
         ("aB", "at position 1 stands 'B', which the data does not know"),
         ("ab[cD]", "at position 4 stands 'D'"),
