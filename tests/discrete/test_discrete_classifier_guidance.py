@@ -7,13 +7,12 @@ import torch
 from oracle import Chain, World, chi_square, random_law
 from torch import Tensor
 
-from d3pm import AbsorbingTransition, DiscreteDiffusion, GaussianDiffusion, UniformTransition, sample
+from d3pm import AbsorbingTransition, DiscreteDiffusion, TableDiffusion, UniformTransition, sample
 from d3pm.discrete import classifier_guidance
 from d3pm.discrete.classifier_guidance import ClassifierGuided
 from d3pm.errors import ConfigError
 from d3pm.networks import TextClassifier
 from d3pm.sampling import Ancestral
-from d3pm.schedules import CosineSchedule
 from d3pm.transitions import BandDiagonalTransition
 
 KINDS = [AbsorbingTransition, UniformTransition]
@@ -258,8 +257,8 @@ def test_mistakes_are_refused_in_one_line():
         ("3 labels for 4 samples", lambda: run(ClassifierGuided(here.classifier, labels[:3]))),
         ("labels go from 0 to 3", lambda: run(ClassifierGuided(here.classifier, torch.arange(4)))),
         (
-            "is a GaussianDiffusion",
-            lambda: run(ClassifierGuided(here.classifier, labels), GaussianDiffusion(CosineSchedule(), 4)),
+            "is a TableDiffusion",
+            lambda: run(ClassifierGuided(here.classifier, labels), TableDiffusion.example()[0]),
         ),
     ):
         with pytest.raises(ConfigError, match=message) as error:

@@ -4,13 +4,12 @@ import pytest
 import torch
 from oracle import Chain, World, chi_square, random_law
 
-from d3pm import AbsorbingTransition, DiscreteDiffusion, GaussianDiffusion, UniformTransition
+from d3pm import AbsorbingTransition, DiscreteDiffusion, TableDiffusion, UniformTransition
 from d3pm.discrete.constraints import Constrained
 from d3pm.discrete.prompt_guidance import PromptGuidance
 from d3pm.discrete.truncation import Truncated
 from d3pm.errors import ConfigError
 from d3pm.sampling import draw
-from d3pm.schedules import CosineSchedule
 
 K, T = 5, 20
 KERNEL = AbsorbingTransition(K, T)
@@ -112,7 +111,7 @@ def test_prompts_may_differ_from_row_to_row(network):
     ("process", "known", "message"),
     [
         (DiscreteDiffusion(UniformTransition(K, T)), KNOWN, "the kernel is a UniformTransition"),
-        (GaussianDiffusion(CosineSchedule(), T), KNOWN, "the kernel is a GaussianDiffusion"),
+        (TableDiffusion.example()[0], KNOWN, "the kernel is a TableDiffusion"),
         (PROCESS, KNOWN.long(), "known is torch.int64"),
     ],
 )
