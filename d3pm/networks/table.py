@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from d3pm.errors import ConfigError
-from d3pm.networks.blocks import Block, modulate, zeroed
+from d3pm.networks.blocks import Block, zeroed
+from d3pm.networks.stack import Stack
 from d3pm.networks.time_embedding import TimeEmbedding
 from d3pm.networks.transformer import TIME_DIM
 
 
-class TableDenoiser(nn.Module):
+class TableDenoiser(Stack):
     r"""Every column is a token with embeddings and a head of its own, and sees all columns in either direction.
 
     A column's states are told from another's by their embeddings, so there are no positions, and the order of
@@ -115,12 +116,6 @@ class TableDenoiser(nn.Module):
                 f"x_t has shape {tuple(x_t.shape)}: this network is for rows of {len(self.cardinalities)} columns"
             )
         first = torch.arange(x_t.shape[1], device=x_t.device) * self.num_states
-        x = self.embedding(x_t + first)
         cond = None if self.time_embedding is None else self.time_embedding(t)
-        for block in self.blocks:
-            x = block(x, cond)
-        x = self.norm(x)
-        if self.modulation is not None:
-            shift, scale = self.modulation(cond).unsqueeze(-2).chunk(2, dim=-1)
-            x = modulate(x, shift, scale)
+        x = self.through(self.embedding(x_t + first), cond)
         return torch.baddbmm(self.head_bias, x.transpose(0, 1), self.head_weight).transpose(0, 1)

@@ -4,14 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from d3pm.errors import ConfigError
-from d3pm.networks.blocks import Block, keep_mask, modulate, zeroed
-from d3pm.networks.rotary import rotary_table
+from d3pm.networks.blocks import Block, zeroed
+from d3pm.networks.stack import Stack
 from d3pm.networks.time_embedding import TimeEmbedding
 
 COND_DIM = 128
 
 
-class TextClassifier(nn.Module):
+class TextClassifier(Stack):
     """Class logits for rows of states of any length, at any time of their ruin.
 
     The blocks of `TransformerDenoiser`; the mean over the real positions of the last one is read out. States
@@ -78,18 +78,8 @@ class TextClassifier(nn.Module):
 
         Where ``attention_mask`` (B, L) is 0 the entry is padding: nothing depends on it.
         """
-        x = self._embedded(x_t)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        positions = torch.arange(x.shape[1], device=x.device, dtype=dtype)
-        rotation = rotary_table(positions, self.dim // self.heads)
-        keep = None if attention_mask is None else keep_mask(attention_mask)
         cond = None if self.time_embedding is None else self.time_embedding(t)
-        for block in self.blocks:
-            x = block(x, cond, rotation, keep)
-        x = self.norm(x)
-        if self.modulation is not None:
-            shift, scale = self.modulation(cond).unsqueeze(-2).chunk(2, dim=-1)
-            x = modulate(x, shift, scale)
+        x = self.in_order(self._embedded(x_t), cond, attention_mask)
         return self.head(_mean(x, attention_mask))
 
     def _embedded(self, x_t: Tensor) -> Tensor:
