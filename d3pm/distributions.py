@@ -8,11 +8,13 @@ state that cannot occur is never given an epsilon of mass.
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from d3pm.cached import cached_property
+from d3pm.draws import normals, uniforms
 
 
 class Distribution(Protocol):
@@ -30,15 +32,6 @@ class Distribution(Protocol):
     @property
     def mode(self) -> Tensor:
         """The most likely value."""
-
-
-def uniforms(shape: torch.Size, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """Float64 uniforms in [0, 1): 53 random bits, so that rare events keep their rate.
-
-    They are drawn where the generator lives and moved, so a CPU generator serves any device.
-    """
-    source = generator.device if generator is not None else device
-    return torch.rand(shape, generator=generator, device=source, dtype=torch.float64).to(device)
 
 
 def draw(probs: Tensor, u: Tensor) -> Tensor:
@@ -149,9 +142,8 @@ class Normal:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """``mean + std * noise``."""
-        source = generator.device if generator is not None else self.mean.device
-        noise = torch.randn(self.mean.shape, generator=generator, device=source, dtype=self.mean.dtype)
-        return self.mean + self.std * noise.to(self.mean.device)
+        noise = normals(self.mean.shape, self.mean.device, generator, self.mean.dtype)
+        return self.mean + self.std * noise
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats; infinite at the point of a law without spread."""

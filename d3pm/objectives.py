@@ -20,15 +20,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from d3pm.distributions import uniforms
+from d3pm.deferred import EntryLoss, capacity_for, may_defer, piecewise
+from d3pm.draws import evenly, integers, uniforms, whole
 from d3pm.errors import ConfigError
 from d3pm.process import Process
 from d3pm.specs import Part
+from d3pm.tables import before
 
 Network = Callable[..., Tensor]
 
@@ -113,6 +116,43 @@ def step_term(process: Process, output: Tensor, x0: Tensor, x_t: Tensor, s: Tens
     return process.posterior(x0, x_t, s, t).kl(process.reverse(output, x_t, s, t))
 
 
+def scored(
+    loss: EntryLoss,
+    process: Process,
+    network: Network,
+    x0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    cond: dict[str, Any],
+    *,
+    even: bool = False,
+) -> Tensor:
+    """One network call, and the ``loss`` of what it says, summed over the entries that count: (B,).
+
+    Args:
+        loss: ``loss(output, x0, x_t, t)``, entry by entry.
+        process: The diffusion.
+        network: ``network(x_t, t, **cond)``.
+        x0: Data (B, \\*).
+        x_t: The same at the times t.
+        t: Times (B,).
+        cond: Passed to the network.
+        even: Whether the times are spread evenly over the chain, which bounds how many entries are in doubt.
+    """
+    weights = entries(x0, cond)
+    if not may_defer(process, network):
+        output = network(x_t, t, **cond)
+        with full_precision(x_t):
+            return per_example(loss(output, x0, x_t, t), weights)
+    hidden: Any = network(x_t, t, defer=True, **cond)
+    known = process.certain(x_t, t)
+    doubt = weights > 0 if known is None else (weights > 0) & ~known
+    share = process.doubt if even else 1.0
+    with full_precision(x_t):
+        capacity = capacity_for(share, len(x0), x0.numel())
+        return per_example(piecewise(loss, hidden, x0, x_t, t, doubt, capacity), weights)
+
+
 def _term_at(
     process: Process,
     network: Network,
@@ -121,10 +161,10 @@ def _term_at(
     generator: torch.Generator | None,
     cond: dict[str, Any],
 ) -> Tensor:
-    x_t = process.q_sample(x0, t, generator)
-    output = network(x_t, t, **cond)
-    with full_precision(x_t):
-        return per_example(step_term(process, output, x0, x_t, t - 1, t), entries(x0, cond))
+    def term(output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        return step_term(process, output, x0, x_t, before(t), t)
+
+    return scored(term, process, network, x0, process.q_sample(x0, t, generator), t, cond)
 
 
 def vlb_terms(
@@ -185,15 +225,18 @@ def _assemble(process: Process, x0: Tensor, cond: dict[str, Any], first: Tensor,
 
 
 def stratified(x0: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Times u in [0, 1), float64 (B,): one in each of B equal strata, in random order.
+    """Times u in [0, 1), float64 (B,): one in each of B equal strata, and parts of a batch are spread evenly too.
 
     Each is uniform, so estimates stay unbiased; together they cover [0, 1) evenly, which takes most of the
-    variance out of a batch's loss.
+    variance out of a batch's loss. The order of the strata is that of :func:`~d3pm.draws.evenly`, turned on by a random
+    number of places.
     """
-    place = (torch.arange(len(x0), device=x0.device) + uniforms(x0.shape[:1], x0.device, generator)) / len(x0)
-    source = generator.device if generator is not None else x0.device
-    order = torch.randperm(len(x0), generator=generator, device=source).to(x0.device)
-    return place[order].clamp(max=math.nextafter(1.0, 0.0))
+    batch, mine, everyone = whole(len(x0), generator)
+    size, device = torch.Size([batch]), x0.device
+    turn = integers(max(batch, 1), torch.Size([1]), device, everyone)
+    strata = (evenly(batch, device)[:batch] + turn) % batch
+    place = (strata + uniforms(size, device, everyone)) / batch
+    return place[mine].clamp(max=math.nextafter(1.0, 0.0))
 
 
 class Objective(Part, ABC):
@@ -202,10 +245,12 @@ class Objective(Part, ABC):
     Attributes:
         is_bound: Whether its mean is the bound itself, and may be read as such.
         classifies: Whether it trains a classifier, which has neither a bound nor samples.
+        even: Whether the times drawn for a batch are spread evenly over the chain.
     """
 
     is_bound: ClassVar[bool] = False
     classifies: ClassVar[bool] = False
+    even: ClassVar[bool] = True
 
     def __call__(
         self,
@@ -218,9 +263,7 @@ class Objective(Part, ABC):
     ) -> Tensor:
         """Draw a stratified t an example, corrupt, call the network once: losses (B,)."""
         t, x_t = self.draw(process, x0, generator)
-        output = network(x_t, t, **cond)
-        with full_precision(x_t):
-            return per_example(self.at(process, output, x0, x_t, t), entries(x0, cond))
+        return scored(partial(self.at, process), process, network, x0, x_t, t, cond, even=self.even)
 
     def check_process(self, process: Process) -> None:
         """Refuse (ConfigError) a process on which this loss makes no sense."""
@@ -248,7 +291,7 @@ class VariationalBound(Objective):
 
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See the base class."""
-        return process.num_steps * step_term(process, output, x0, x_t, t - 1, t)
+        return process.num_steps * step_term(process, output, x0, x_t, before(t), t)
 
 
 @dataclass(frozen=True)
@@ -281,7 +324,9 @@ class AuxiliaryBound(Objective):
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See the base class."""
         surprise = -process.predict(output, x_t, t).log_prob(x0)
-        return process.num_steps * (step_term(process, output, x0, x_t, t - 1, t) + self.weight * surprise)
+        return process.num_steps * (
+            step_term(process, output, x0, x_t, before(t), t) + self.weight * surprise
+        )
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,13 @@ class Process(Part, ABC):
     Attributes:
         num_steps: T.
         fractional: Whether times between whole steps have a meaning too; they are then float tensors.
+        entrywise: Whether what a law says of an entry depends on what stands there alone, and in the same way
+            everywhere, so that entries may be scored one by one.
     """
 
     num_steps: int
     fractional: ClassVar[bool] = False
+    entrywise: ClassVar[bool] = False
 
     @classmethod
     def example(cls) -> Sequence[Process]:
@@ -77,6 +80,18 @@ class Process(Part, ABC):
     def finished(self, x_t: Tensor) -> Tensor | None:
         """Rows that are what they will be, whatever a network says of them, bool (B,); None where that is never so."""
         return None
+
+    def certain(self, x_t: Tensor, t: Tensor) -> Tensor | None:
+        r"""Entries whose :math:`x_0` is plain from :math:`x_t`, bool (B, \*); None where there are none.
+
+        Every loss is zero there, whatever a network says.
+        """
+        return None
+
+    @property
+    def doubt(self) -> float:
+        """The expected share of entries that are not ``certain``, over all t = 1 … T; it rises with t."""
+        return 1.0
 
     def suited(self, data: DataSource) -> Process:
         """The process with whatever was left open filled in from the data; itself where nothing was."""

@@ -3,14 +3,17 @@ r"""Which times a loss is taken at: wrappers of an objective, whose own choice i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from d3pm.distributions import draw, uniforms
+from d3pm.distributions import draw
+from d3pm.draws import Share, uniforms
 from d3pm.errors import ConfigError
-from d3pm.objectives import Network, Objective, entries, full_precision, per_example
+from d3pm.objectives import Network, Objective, scored
 from d3pm.process import Process
 
 
@@ -23,6 +26,7 @@ class UniformTimes(Objective):
     """
 
     base: Objective
+    even: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_base(self.base)
@@ -59,8 +63,9 @@ class ImportanceTimes(torch.nn.Module, Objective):
 
     The mean over t stays what it was; its variance falls where the terms differ by orders of magnitude, as those
     of the bound do. The expectation is over the last ``history`` losses of each t; until every t has as many,
-    times are uniform. The history is saved with the model, so a resumed run goes on exactly. With several
-    processes it is that of the first.
+    times are uniform. The history is saved with the model, so a resumed run goes on exactly. Where a batch is
+    shared by several processes, or comes in micro-batches, it is remembered once, whole and in order: all processes
+    keep the same history.
 
     Args:
         base: A loss at whole times.
@@ -72,6 +77,7 @@ class ImportanceTimes(torch.nn.Module, Objective):
         Nichol and Dhariwal, *Improved DDPM*, 2021, section 3.3.
     """
 
+    even: ClassVar[bool] = False
     losses: Tensor
     seen: Tensor
 
@@ -87,6 +93,7 @@ class ImportanceTimes(torch.nn.Module, Objective):
         self.base, self.num_steps, self.history, self.floor = base, num_steps, history, floor
         self.register_buffer("losses", torch.zeros(num_steps, history, dtype=torch.float64))
         self.register_buffer("seen", torch.zeros(num_steps, dtype=torch.int64))
+        self._parts = Parts()
 
     @property
     def is_bound(self) -> bool:  # type: ignore[override]
@@ -124,11 +131,13 @@ class ImportanceTimes(torch.nn.Module, Objective):
         index = draw(p.expand(len(u), -1), u)
         t = index + 1
         x_t = process.q_sample(x0, t, generator)
-        output = network(x_t, t, **cond)
-        with full_precision(x_t):
-            losses = per_example(self.at(process, output, x0, x_t, t), entries(x0, cond))
+        losses = scored(partial(self.at, process), process, network, x0, x_t, t, cond)
         if self.training:
-            self.remember(index, losses.detach() / self.count(x0, cond))
+            batch = self._parts.put(
+                torch.stack([index.double(), losses.detach() / self.count(x0, cond)]), generator
+            )
+            if batch is not None:
+                self.remember(batch[0].long(), batch[1])
         return losses * (1 / (self.num_steps * p[index])).to(losses.dtype)
 
     @torch.no_grad()
@@ -143,8 +152,12 @@ class ImportanceTimes(torch.nn.Module, Objective):
             same.triu(1).sum(1),
         )  # of the same t: how many before, how many after
         place = (self.seen[index] + rank) % self.history
-        kept = later < self.history  # a place is written once, by the newest
-        self.losses[index[kept], place[kept]] = losses[kept].to(self.losses.dtype)
+        row = torch.where(
+            later < self.history, index, self.num_steps
+        )  # a place is written once, by the newest
+        padded = torch.cat([self.losses, self.losses[:1]])  # a row for the others, which is dropped
+        padded[row, place] = losses.to(padded.dtype)
+        self.losses.copy_(padded[:-1])
         self.seen.index_add_(0, index, torch.ones_like(index))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -154,6 +167,33 @@ class ImportanceTimes(torch.nn.Module, Objective):
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See the base class."""
         return self.base.at(process, output, x0, x_t, t)
+
+
+class Parts:
+    """What becomes known of a batch part by part, until all of it is: in micro-batches, and in several processes."""
+
+    def __init__(self) -> None:
+        self.seed, self.known, self.whole = -1, 0, torch.empty(0)
+
+    def put(self, values: Tensor, generator: torch.Generator | None) -> Tensor | None:
+        """Note what the rows at hand give, float64 (N, B); once all rows have, theirs in order, in every process.
+
+        The last micro-batch of a step costs one sum over the processes, of N numbers a row of the whole batch.
+        """
+        if not isinstance(generator, Share) or generator.batch == generator.rows:
+            return values
+        if self.seed != generator.seed_of_all:  # another step: one that broke off is forgotten
+            self.seed, self.known = generator.seed_of_all, 0
+            self.whole = values.new_zeros(len(values), generator.batch)
+        self.whole[:, generator.first : generator.first + generator.rows] = values
+        self.known += generator.rows
+        processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if self.known * processes < generator.batch:
+            return None
+        if processes > 1:
+            dist.all_reduce(self.whole)
+        self.seed = -1
+        return self.whole
 
 
 __all__ = ["ImportanceTimes", "UniformTimes"]

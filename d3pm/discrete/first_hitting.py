@@ -67,7 +67,7 @@ class FirstHitting(Sampler):
         while True:
             masked = masked_entries(kernel, x)
             masks = masked.sum(1)
-            when, which, what = uniforms(torch.Size((3, len(x))), x.device, generator)
+            when, which, what = (uniforms(x.shape[:1], x.device, generator) for _ in range(3))
             level = next_level(level, masks, when)
             rows = (masks > 0) & ((level > end) | (s == 0))
             if not bool(rows.any()):

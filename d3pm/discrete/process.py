@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -47,6 +48,8 @@ class DiscreteDiffusion(Process):
     >>> process.q_sample(x0, t)
     tensor([[3, 3, 3]])
     """
+
+    entrywise = True
 
     def __init__(
         self, transition: Transition, reverse_form: ReverseForm = "d3pm", checked: bool | None = None
@@ -98,7 +101,7 @@ class DiscreteDiffusion(Process):
         """See the base class; O(1) a token and no (B, \\*, K) tensor where the kernel's structure allows."""
         if x0.is_floating_point():
             raise D3PMError(f"x0 is {x0.dtype}: a DiscreteDiffusion is of states, give whole numbers")
-        return self.transition.between(torch.zeros_like(t), t).sample(x0, generator)
+        return self.transition.from_start(t).sample(x0, generator)
 
     def hold(
         self, x_s: Tensor, x0: Tensor, known: Tensor, s: Tensor, generator: torch.Generator | None
@@ -114,6 +117,18 @@ class DiscreteDiffusion(Process):
         if mask is None or not self.transition.masks_only:
             return None
         return (x_t != mask).reshape(len(x_t), -1).all(1)
+
+    def certain(self, x_t: Tensor, t: Tensor) -> Tensor | None:
+        """See the base class: what is not masked, where noise is masks alone."""
+        mask = self.transition.absorbing_state
+        return x_t != mask if mask is not None and self.transition.masks_only else None
+
+    @cached_property
+    def doubt(self) -> float:  # type: ignore[override] # a number, reckoned once
+        """See the base class: the mean chance to be masked."""
+        if not isinstance(self.transition, AbsorbingTransition):
+            return 1.0
+        return float((1 - self.transition.alpha_bars.values[1:]).mean())
 
     def check_network(self, network: torch.nn.Module, shape: Sequence[int]) -> None:
         """Refuse a network that speaks of another number of states."""

@@ -5,6 +5,7 @@ grey levels are the states, `PixelLogits` and `TruncatedLogistic` stand between 
 not the network's business: the process that it is used with knows.
 """
 
+from d3pm.networks.character_transformer import CharacterTransformer
 from d3pm.networks.classifier import ImageClassifier
 from d3pm.networks.image_transformer import ImageTransformer
 from d3pm.networks.masked_lm import MaskedLMDenoiser
@@ -16,6 +17,7 @@ from d3pm.networks.truncated_logistic import TruncatedLogistic
 from d3pm.networks.unet import DiffusersUNet, UNetDenoiser
 
 __all__ = [
+    "CharacterTransformer",
     "DiffusersUNet",
     "ImageClassifier",
     "ImageTransformer",

@@ -25,6 +25,33 @@ def keep_mask(attention_mask: Tensor) -> Tensor:
     return (keep | ~keep.any(dim=-1, keepdim=True))[:, None, None, :]
 
 
+def segment_mask(segments: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Segments (B, L) -> (B, 1, L, L), True where both entries are of one segment; padding is one of its own.
+
+    It takes B L² bytes, shared by all heads and blocks, and rules out attention kernels that know no mask.
+
+    >>> segment_mask(torch.tensor([[1, 1, 2, 0]])).squeeze().long()
+    tensor([[1, 1, 0, 0],
+            [1, 1, 0, 0],
+            [0, 0, 1, 0],
+            [0, 0, 0, 1]])
+    """
+    if attention_mask is not None:
+        segments = segments.masked_fill(attention_mask == 0, -1)
+    return (segments.unsqueeze(-1) == segments.unsqueeze(-2)).unsqueeze(1)
+
+
+def segment_places(segments: Tensor) -> Tensor:
+    """Segments (B, L) -> int64 (B, L), how far each entry is from the first of its segment.
+
+    >>> segment_places(torch.tensor([[1, 1, 1, 2, 2, 0]])).tolist()
+    [[0, 1, 2, 0, 1, 0]]
+    """
+    places = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    begins = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
+    return places - torch.where(begins, places, 0).cummax(dim=1).values
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over all positions, with rotary positions if a rotation is given.
 
@@ -44,7 +71,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor, rotation: Rotation | None = None, keep: Tensor | None = None) -> Tensor:
-        """(B, L, dim) -> (B, L, dim); ``keep`` as `keep_mask` gives it."""
+        """(B, L, dim) -> (B, L, dim); ``keep`` as `keep_mask` or `segment_mask` gives it."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
         qk, v = qkv.split((2, 1), dim=-3)  # a split, not two slices: its backward is one concatenation
         if rotation is not None:

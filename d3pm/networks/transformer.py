@@ -8,6 +8,7 @@ from d3pm.networks.blocks import Block, zeroed
 from d3pm.networks.labels import Labels
 from d3pm.networks.stack import Stack
 from d3pm.networks.time_embedding import TimeEmbedding
+from d3pm.projection import Projection, project
 
 TIME_DIM = 128  # a scalar needs no wider vector, and at width 768 this saves a quarter of the parameters
 
@@ -83,17 +84,30 @@ class TransformerDenoiser(Stack):
         self.modulation = zeroed(nn.Linear(TIME_DIM, 2 * dim)) if conditioned else None
         self.head = zeroed(nn.Linear(dim, num_states))
 
+    @property
+    def defers(self) -> bool:
+        """Whether hidden states are smaller than logits, so that ``defer`` is worth asking for."""
+        return self.num_states > self.dim
+
     def forward(
-        self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
-    ) -> Tensor:
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        defer: bool = False,
+        segments: Tensor | None = None,
+    ) -> Tensor | Projection:
         """Logits (B, L, num_states) for states x_t (B, L), int64, at times t (B,), integer or float.
 
         Where ``attention_mask`` (B, L) is 0 the entry is padding: nothing real depends on it, and its own
         logits mean nothing. ``labels`` (B,): the class of each row; None means the null class for all.
-        Under autocast the logits are in autocast's dtype.
+        ``segments`` (B, L): entries with equal numbers, which lie together, are a document that stands for itself.
+        Under autocast the logits are in autocast's dtype. With ``defer``, the hidden states and the head instead.
         """
         cond = self._cond(t, self.labels(labels, x_t))
-        return self.head(self.in_order(self.embedding(x_t), cond, attention_mask))
+        hidden = self.in_order(self.embedding(x_t), cond, attention_mask, segments)
+        return project(hidden, self.head) if defer else self.head(hidden)
 
     def _cond(self, t: Tensor, labels: Tensor | None) -> Tensor | None:
         """(B, TIME_DIM), the sum of what is told; None where nothing is."""

@@ -1,14 +1,18 @@
 """The convolutional U-Net of `diffusers` as a network: published weights load into it as they are."""
 
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from d3pm.errors import ConfigError
 from d3pm.networks.images import Size, check_images, check_least, check_probability, level_sizes, norm_groups
 from d3pm.networks.labels import Labels
+
+CHANNELS_LAST = ("cuda",)
+"""Devices on whose matrix units a convolution wants the channels last. On CPUs it gains nothing."""
 
 
 class DiffusersUNet(nn.Module):
@@ -64,6 +68,22 @@ class DiffusersUNet(nn.Module):
         check_images(x_t, self.in_channels, self.size)
         x_t = x_t.to(self.unet.conv_in.weight.dtype)  # a process speaks float32 at least
         return self.unet(x_t, t - 1, class_labels=self.labels(labels, x_t)).sample
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast; where it pays, convolutions then hold their weights channels last, and work so.
+
+        Only the layout in memory differs: values, names and files stay as they are. Weights that are divided among
+        processes are left alone.
+        """
+        super()._apply(fn, recurse)
+        for weight in self.unet.parameters():
+            if (
+                weight.dim() == 4
+                and weight.device.type in CHANNELS_LAST
+                and not hasattr(weight, "placements")
+            ):
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        return self
 
 
 class UNetDenoiser(DiffusersUNet):

@@ -20,7 +20,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from d3pm.distributions import uniforms
+from d3pm.draws import Streams
 from d3pm.errors import ConfigError
 from d3pm.tables import Table
 from d3pm.transitions.heat import csr
@@ -53,9 +53,9 @@ class AnchorJumps:
         """One jump per unit of time from anywhere, some of them back to where it came from."""
         return torch.ones(x.shape, dtype=torch.float64, device=x.device)
 
-    def jump(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    def jump(self, x: Tensor, streams: Streams) -> Tensor:
         """Out and back; two draws."""
-        u, v = uniforms(torch.Size([2, *x.shape]), x.device, generator)
+        u, v = streams.uniforms(), streams.uniforms()
         out = self._out[x]
         choice = (u.unsqueeze(-1) * out[:, -1:] >= out[:, :-1]).sum(-1)
         anchor = self.anchors.to(x.device)[x, choice]

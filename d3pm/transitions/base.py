@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from d3pm.cached import cached_property
 from d3pm.distributions import Categorical, safe_log
 from d3pm.specs import Part
 from d3pm.transitions.operators import Operator, expand
@@ -50,6 +50,10 @@ class Transition(Part, ABC):
     def between(self, s: Tensor, t: Tensor) -> Operator:
         r""":math:`Q_{s+1} \cdots Q_t` for int64 s <= t of shape (B,); the identity where s = t."""
 
+    def from_start(self, t: Tensor) -> Operator:
+        r""":math:`\bar Q_t = Q_1 \cdots Q_t` for int64 t of shape (B,)."""
+        return self.between(torch.zeros_like(t), t)
+
     @abstractmethod
     def stationary(self) -> Tensor:
         r"""The law :math:`\pi` of :math:`x_T`, float64 (K,): the one that every step keeps, but see ``moving``."""
@@ -68,7 +72,7 @@ class Transition(Part, ABC):
 
     def reachable(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         r"""Where :math:`q(x_t | x_0) > 0`, bool (B, \*)."""
-        return self.between(torch.zeros_like(t), t).at(x0, x_t) > 0
+        return self.from_start(t).at(x0, x_t) > 0
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> Categorical:
         r""":math:`p(x_T) = \pi` at every entry of ``shape``."""
@@ -76,17 +80,17 @@ class Transition(Part, ABC):
 
     def marginal(self, x0: Tensor, t: Tensor) -> Categorical:
         r""":math:`q(x_t | x_0)`, row :math:`x_0` of :math:`\bar Q_t`."""
-        return Categorical(safe_log(self.between(torch.zeros_like(t), t).rows(x0)))
+        return Categorical(safe_log(self.from_start(t).rows(x0)))
 
     def posterior(self, x0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Categorical:
         r""":math:`q(x_s | x_t, x_0) \propto Q_{s \to t}[x_s, x_t]\; \bar Q_s[x_0, x_s]`."""
         likelihood = self.between(s, t).cols(x_t)
-        reached = self.between(torch.zeros_like(s), s).rows(x0)
+        reached = self.from_start(s).rows(x0)
         return Categorical(safe_log(likelihood) + safe_log(reached))
 
     def belief(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Categorical:
         r"""Softmax over the states data can take and that can have led to :math:`x_t`."""
-        possible = self.between(torch.zeros_like(t), t).cols(x_t) > 0
+        possible = self.from_start(t).cols(x_t) > 0
         if self.mask_state is not None:
             possible[..., self.mask_state] = False
         dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -98,14 +102,13 @@ class Transition(Part, ABC):
         ``"d3pm"``: :math:`Q_{s \to t}[x_s, x_t] \sum_x \tilde p(x)\, \bar Q_s[x, x_s]`, normalised (eq. 4).
         ``"mixture"``: :math:`\sum_x q(x_s | x_t, x)\, \tilde p(x)`.
         """
-        zero = torch.zeros_like(s)
         log_belief = self.belief(logits, x_t, t).log_probs
         # In float64 throughout: a kernel's smallest probabilities lie far below float32, and are not zero.
         weights = _floored(log_belief.double()).exp()
         if form == "mixture":
-            likelihood = self.between(zero, t).cols(x_t)
+            likelihood = self.from_start(t).cols(x_t)
             weights = weights / torch.where(likelihood > 0, likelihood, 1.0)
-        reached = self.between(zero, s).apply(weights)
+        reached = self.from_start(s).apply(weights)
         likelihood = self.between(s, t).cols(x_t)
         log_reverse = (safe_log(likelihood) + safe_log(reached)).log_softmax(-1).to(log_belief.dtype)
         at_data = expand(s == 0, log_reverse)

@@ -7,12 +7,12 @@ speed of the bound. Reading off one state's log-probability takes one pass and o
 from __future__ import annotations
 
 import math
-from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from d3pm.cached import cached_property
 from d3pm.distributions import Categorical, draw, pick, uniforms
 
 
@@ -74,12 +74,18 @@ class Belief(Categorical):
         if self.known is not None:
             otherwise = torch.where(where & self.known, self.x_t, otherwise)
             where = where & ~self.known
-        logits = self.logits[where].to(self.dtype)
-        if self.excluded is not None:
-            logits[:, self.excluded] = -math.inf
+        if torch.compiler.is_compiling():  # a graph has fixed shapes: all rows are drawn, and few are kept
+            return torch.where(where, self._drawn(self.logits.clone(), u), otherwise)
         out = otherwise.clone()
-        out[where] = draw(logits.softmax(-1), u[where])
+        out[where] = self._drawn(self.logits[where], u[where])
         return out
+
+    def _drawn(self, logits: Tensor, u: Tensor) -> Tensor:
+        """A draw from each of the rows (\\*, K), which are written into, by its uniform (\\*)."""
+        logits = logits.to(self.dtype)
+        if self.excluded is not None:
+            logits[..., self.excluded] = -math.inf
+        return draw(logits.softmax(-1), u)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One draw an entry, (B, \\*)."""

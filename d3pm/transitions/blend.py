@@ -9,11 +9,11 @@ by three numbers an entry; the reverse step adds the belief.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from d3pm.cached import cached_property
 from d3pm.distributions import Categorical, Distribution, log_add, safe_log, uniforms
 from d3pm.transitions.belief import Belief
 from d3pm.transitions.laws import Law

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from d3pm.errors import ConfigError
-from d3pm.tables import Table
+from d3pm.tables import Table, is_single
 from d3pm.transitions.base import Transition
 from d3pm.transitions.operators import DenseOperator, Operator
 
@@ -41,14 +41,20 @@ class CumulativeTransition(Transition):
         """:math:`Q_t` for int64 t of shape (B,), each from 1 to T."""
 
     def between(self, s: Tensor, t: Tensor) -> Operator:
-        """See the base class: single steps and products from 0 are read off, others multiplied once and kept."""
+        """See the base class: products from 0 and single steps are read off, others multiplied once and kept."""
+        if is_single(s, t):
+            return self.single(t)
+        if bool((s == 0).all()):  # whatever t: what is drawn must not depend on who shares a batch
+            return self.from_start(t)
         if bool((t == s + 1).all()):
             return self.single(t)
-        if bool((s == 0).all()):
-            return DenseOperator(self._bars[t])
         pairs, index = torch.stack([s, t], -1).unique(dim=0, return_inverse=True)
         products = torch.stack([self._product(a, b) for a, b in pairs.tolist()])
         return DenseOperator(products.to(s.device)[index])
+
+    def from_start(self, t: Tensor) -> Operator:
+        """See the base class: read off."""
+        return DenseOperator(self._bars[t])
 
     @cached_property
     def _bars(self) -> Table:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from d3pm.distributions import pick, safe_divide, safe_log
+from d3pm.distributions import pick, safe_divide
 from d3pm.transitions.laws import Law, UniformLaw
 
 
@@ -55,67 +55,74 @@ def divergence(step: Step, logits: Tensor, known: Tensor, x0: Tensor) -> Tensor:
 
 def _over_law(step: Step, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     r""":math:`\pi` and :math:`\rho / \pi_j`, broadcastable to (B, \*, K); a state without mass weighs nothing."""
-    ratio = safe_divide(step.signal, 1 - step.signal)
-    uniform = isinstance(step.law, UniformLaw)
-    law = step.law.at(step.x_t).flatten()[:1] if uniform else step.law.probs(step.x_t.device)
-    inverse = safe_divide(1.0, law)
-    return law.to(dtype), (ratio.unsqueeze(-1) * inverse).to(dtype)
+    ratio = (step.signal / (1 - step.signal)).masked_fill_(step.signal == 1, 0.0).unsqueeze(-1)
+    if isinstance(step.law, UniformLaw):
+        num_states = step.law.num_states
+        return ratio.new_full((1,), 1 / num_states, dtype=dtype), (ratio * num_states).to(dtype)
+    law = step.law.probs(step.x_t.device)
+    return law.to(dtype), (ratio * safe_divide(1.0, law)).to(dtype)
 
 
-def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """``exp(part - whole)`` of a part in its sum; the part is all of it where both vanish."""
-    return torch.where(whole > -torch.inf, torch.exp(part - whole), 1.0)
+def _softened(log_p: Tensor, signal: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r""":math:`\hat g = \bar\alpha_s p + n`: its first part, the share of that in it, and its logarithm.
+
+    Without noise the share is one, and p may lie below the smallest float64: its logarithm is taken as it is.
+    """
+    part, pure = log_p.exp().mul_(signal), noise == 0
+    total = part + noise
+    share = torch.where(pure, 1.0, part / total)
+    return part, share, torch.where(pure, log_p + signal.log(), total.log_())
 
 
 class _Divergence(torch.autograd.Function):
+    """Where K is small the passes over entries cost most: those at x_0 and at x_t are made together, as (2, B, ...)."""
+
     @staticmethod
     def forward(ctx, logits, step, known, x0):  # type: ignore[no-untyped-def]
-        signal, alpha, x_t = step.signal, step.alpha, step.x_t
+        signal, alpha, later, states = step.signal, step.alpha, ~step.at_data, torch.stack([x0, step.x_t])
         log_probs = logits.log_softmax(-1)
-        log_0, log_i = pick(log_probs, x0).double(), pick(log_probs, x_t).double()
+        log_p = pick(log_probs.expand(2, *log_probs.shape), states).double()
         probs = log_probs.exp_()
-
         law, scale = _over_law(step, probs.dtype)
         lift = (probs * scale).log1p_()
-        lift = (lift.sum(-1) * law if len(law) == 1 else (lift * law).sum(-1)).double()  # no TF32
+        lift = (lift.sum(-1) * law if len(law) == 1 else lift.mul_(law).sum(-1)).double()  # no TF32
 
-        same, pi_0, pi_i = (x0 == x_t).double(), step.law.at(x0), step.law.at(x_t)
-        noise, kept, log_signal = 1 - signal, signal * alpha, safe_log(signal)
-        evidence = kept * same + (1 - kept) * pi_i
-        noise_0, noise_i = noise * pi_0, noise * pi_i
-        log_hat_0 = torch.logaddexp(log_signal + log_0, noise_0.log())
-        log_hat_i = torch.logaddexp(log_signal + log_i, noise_i.log())
-        g_i = signal * same + noise_i
-        surprise_i = torch.where(g_i > 0, g_i * (g_i.log() - log_hat_i), 0.0)
+        pi = step.law.at(states)
+        noise, kept, pi_i = 1 - signal, signal * alpha, pi[-1]
+        background, elsewhere = noise * pi, (1 - kept) * pi_i
+        noise_0, noise_i = background[0], background[-1]
+        part, share, (log_0, log_i) = _softened(log_p, signal, background)
         start = torch.xlogy(signal + noise_0, signal + noise_0) - torch.xlogy(noise_0, noise_0)
-        surprise = start - signal * log_hat_0 - noise * lift
-        belief_i = log_i.exp()
-        evidence_hat = kept * belief_i + (1 - kept) * pi_i
-        fresh = (1 - alpha) * pi_i
-        total = (alpha * surprise_i + fresh * surprise) / evidence
-        total = total + torch.where(step.at_data, 0.0, (evidence_hat / evidence).log())
 
-        # What the divergence gains per unit of log-belief at x_0 and at x_t, and of belief elsewhere.
-        at_0 = -signal * fresh / evidence * _share(log_signal + log_0, log_hat_0)
-        at_i = -alpha * g_i / evidence * _share(log_signal + log_i, log_hat_i)
-        at_i = at_i + torch.where(step.at_data, 0.0, kept * belief_i / evidence_hat)
-        elsewhere = -signal * fresh / evidence
-        ctx.step = step
-        saved = [w.masked_fill(known, 0.0).to(probs.dtype) for w in (at_0, at_i, elsewhere.expand_as(total))]
-        ctx.save_for_backward(probs, x0, *saved)
-        return total.masked_fill(known, 0.0).to(probs.dtype)
+        same = (x0 == step.x_t).double()
+        evidence = torch.addcmul(elsewhere, same, kept)
+        g_i = torch.addcmul(noise_i, same, signal)
+        weigh_i, weigh = alpha * g_i / evidence, (1 - alpha) * pi_i / evidence  # of h_i, and of the sum of h
+        back = alpha * part[1]
+        evidence_hat = back + elsewhere
+
+        total = torch.where(g_i > 0, weigh_i * (g_i.log() - log_i), 0.0)
+        total += weigh * (start - signal * log_0 - noise * lift)
+        total += (evidence_hat / evidence).log_().mul_(later)
+
+        # What the divergence gains per unit of log-belief at x_0 and at x_t, and of belief everywhere.
+        gains = torch.stack([-signal * weigh, -weigh_i, (-signal * later) * weigh])
+        gains[:2] *= share
+        gains[1] += (back / evidence_hat).mul_(later)
+        ctx.save_for_backward(probs, states, gains.masked_fill_(known, 0.0).to(probs.dtype), law, scale)
+        return total.masked_fill_(known, 0.0).to(probs.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        probs, x0, at_0, at_i, elsewhere = ctx.saved_tensors
-        law, scale = _over_law(ctx.step, probs.dtype)
+        probs, (x0, x_t), gains, law, scale = ctx.saved_tensors
+        at_0, at_i, everywhere = (gains * grad).unsqueeze(-1)
         out = probs * scale
         torch.div(probs, out.add_(1), out=out)
         if len(law) > 1:
             out *= law > 0
-        out *= torch.where(ctx.step.at_data, 0.0, elsewhere * grad).to(out.dtype).unsqueeze(-1)
-        out.scatter_add_(-1, x0.unsqueeze(-1), (at_0 * grad).unsqueeze(-1))
-        out.scatter_add_(-1, ctx.step.x_t.unsqueeze(-1), (at_i * grad).unsqueeze(-1))
+        out *= everywhere
+        out.scatter_add_(-1, x0.unsqueeze(-1), at_0)
+        out.scatter_add_(-1, x_t.unsqueeze(-1), at_i)
         out.addcmul_(probs, out.sum(-1, keepdim=True), value=-1)
         return out, None, None, None

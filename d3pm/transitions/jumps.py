@@ -7,8 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from d3pm.distributions import uniforms
-from d3pm.transitions.laws import UniformLaw
+from d3pm.draws import Streams
 
 
 class Jumps(Protocol):
@@ -19,29 +18,28 @@ class Jumps(Protocol):
     def rates(self, x: Tensor) -> Tensor:
         """Jumps per unit of time out of the states x (N,), float64 (N,)."""
 
-    def jump(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """One jump from each of the states x (N,)."""
+    def jump(self, x: Tensor, streams: Streams) -> Tensor:
+        """One jump from each of the states x (N,), drawn from as many streams."""
 
     def dense(self) -> Tensor:
         """The rate matrix R, (K, K)."""
 
 
-def walk(
-    jumps: Jumps, x: Tensor, elapsed: Tensor, leak: float, generator: torch.Generator | None = None
-) -> Tensor:
+def walk(jumps: Jumps, x: Tensor, elapsed: Tensor, leak: float, streams: Streams) -> Tensor:
     r"""Where walkers from x (N,) are after ``elapsed`` (N,): exact, in as many rounds as the busiest one jumps.
 
     A walker that leaked (chance :math:`1 - e^{-\text{leak} \cdot \text{elapsed}}`), or walked for ever, is anywhere.
+    Each goes by the numbers of its own stream, so that nobody's way depends on who else walks.
     """
-    lost = uniforms(x.shape, x.device, generator) < -torch.expm1(-leak * elapsed)
-    fresh = UniformLaw(jumps.num_states).sample(x.shape, x.device, generator)
+    lost = streams.uniforms() < -torch.expm1(-leak * elapsed)
+    fresh = (streams.uniforms() * jumps.num_states).long()
     out = torch.where(lost, fresh, x)
     moving = (~lost & (elapsed > 0)).nonzero().squeeze(-1)
-    left = elapsed[moving]
+    left, streams = elapsed[moving], streams[moving]
     while len(moving):
         state = out[moving]
-        wait = -torch.log1p(-uniforms(state.shape, x.device, generator)) / jumps.rates(state)
+        wait = -torch.log1p(-streams.uniforms()) / jumps.rates(state)
         going = wait < left
-        moving, left = moving[going], (left - wait)[going]
-        out[moving] = jumps.jump(state[going], generator)
+        moving, left, streams = moving[going], (left - wait)[going], streams[going]
+        out[moving] = jumps.jump(state[going], streams)
     return out

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from d3pm.distributions import uniforms
+from d3pm.draws import integers, uniforms
 from d3pm.errors import ConfigError
 from d3pm.tables import Table
 
@@ -78,8 +78,7 @@ class UniformLaw(Law):
 
     def sample(self, shape: torch.Size, device: torch.device, generator: torch.Generator | None) -> Tensor:
         """See the base class."""
-        source = generator.device if generator is not None else device
-        return torch.randint(self.num_states, shape, generator=generator, device=source).to(device)
+        return integers(self.num_states, shape, device, generator)
 
 
 class ListedLaw(Law):

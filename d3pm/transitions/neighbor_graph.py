@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d3pm.distributions import uniforms
+from d3pm.draws import Streams
 from d3pm.errors import ConfigError
 from d3pm.transitions.matrix import read_tensor
 
@@ -54,10 +54,10 @@ class NeighborGraph:
         """Jumps per unit of time out of the states x (N,)."""
         return self.on(x.device).degrees[x].double() * self.weight
 
-    def jump(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    def jump(self, x: Tensor, streams: Streams) -> Tensor:
         """Along one of the ties of x (N,), all alike."""
         here = self.on(x.device)
-        tie = (uniforms(x.shape, x.device, generator) * here.degrees[x]).long()
+        tie = (streams.uniforms() * here.degrees[x]).long()
         return here.targets[here.starts[x] + tie]
 
     def dense(self) -> Tensor:

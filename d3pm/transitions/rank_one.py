@@ -52,7 +52,8 @@ class RankOneTransition(Transition):
 
     def reachable(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See the base class; O(1) an entry."""
-        kept, lost = expand(self.alpha_bars[t] > 0, x0), expand(self.alpha_bars[t] < 1, x0)
+        alpha_bar = expand(self.alpha_bars[t], x0)
+        kept, lost = alpha_bar > 0, alpha_bar < 1
         return ((x_t == x0) & kept) | (self.law.occurs(x_t) & lost)
 
     def stationary(self) -> Tensor:
@@ -109,7 +110,8 @@ class RankOneTransition(Transition):
 
     def reverse(self, logits: Tensor, x_t: Tensor, s: Tensor, t: Tensor, form: ReverseForm) -> BeliefBlend:
         """See the base class; the blend's weights cost O(1) an entry once the belief in x_t is known."""
-        belief, known = self.belief(logits, x_t, t), self.known(x_t, t)
+        known = self.known(x_t, t)
+        belief = Belief(logits, x_t, known=known)
         signal, alpha = expand(self.alpha_bars[s], x_t), expand(self.keep(s, t), x_t)
         fresh, at_data = self.law.at(x_t), expand(s, x_t) == 0
         numbers = (signal, alpha, fresh, at_data)

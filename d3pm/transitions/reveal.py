@@ -8,11 +8,10 @@ target part, and nothing is ever summed over K beyond normalising the belief.
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
+from d3pm.cached import cached_property
 from d3pm.distributions import Categorical, Distribution, safe_log, uniforms
 from d3pm.transitions.belief import Belief, certainly
 from d3pm.transitions.laws import PointLaw

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from d3pm.draws import Streams
 from d3pm.transitions.jumps import Jumps, walk
 from d3pm.transitions.operators import Operator, expand
 
@@ -99,7 +100,8 @@ class SymmetricOperator(Operator):
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See the base class."""
-        return walk(self.chain.jumps, x.reshape(-1), self._times(x), self.chain.leak, generator).view(x.shape)
+        streams = Streams.begin(x, generator)
+        return walk(self.chain.jumps, x.reshape(-1), self._times(x), self.chain.leak, streams).view(x.shape)
 
     def compose(self, then: Operator) -> Operator:
         """See the base class; O(1) with an operator of the same chain."""

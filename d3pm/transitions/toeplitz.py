@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from d3pm.distributions import uniforms
+from d3pm.distributions import draw, uniforms
 from d3pm.transitions.operators import DenseOperator, Operator, expand
 
 NARROW = 16
@@ -77,10 +77,16 @@ class ToeplitzOperator(Operator):
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See the base class: a distance by its cumulative chances, then a direction."""
+        drawn = uniforms(x.shape, x.device, generator)
         wide = 2 * self.far.sum(1) > 1  # then not every distance fits from every state
+        y = self._by_distances(x, drawn.view(len(x), -1))
         if bool(wide.any()):
-            return super().sample(x, generator)
-        u = uniforms(x.shape, x.device, generator).view(len(x), -1)
+            y = torch.where(
+                expand(wide, x), draw(self.rows(x).flatten(0, -2), drawn.flatten()).view(x.shape), y
+            )
+        return y
+
+    def _by_distances(self, x: Tensor, u: Tensor) -> Tensor:
         up = torch.searchsorted(self.far.cumsum(1), u, right=True)
         down = torch.searchsorted(self.far.cumsum(1), 1 - u, right=True)
         width = self.far.shape[1]

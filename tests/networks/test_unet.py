@@ -257,3 +257,25 @@ def test_a_configuration_that_cannot_work_is_refused_on_one_line(change, said):
 def test_importing_the_networks_does_not_import_diffusers():
     code = "import sys, d3pm.networks; sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_channels_last_is_a_layout_and_nothing_else(monkeypatch):
+    """What a GPU gets, asked for on the CPU: outputs, gradients and names as before."""
+    plain, x = awake(), images()
+    monkeypatch.setattr("d3pm.networks.unet.CHANNELS_LAST", ("cpu",))
+    network = awake()  # converted as it was cast
+    kernels = [weight for weight in network.parameters() if weight.dim() == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
+    assert any(not weight.is_contiguous() for weight in kernels)
+    assert all(weight.is_contiguous() for weight in plain.parameters())
+    for each in (plain, network):
+        each(*x).square().sum().backward()
+    close(network(*x), plain(*x))
+    for (name, ours), (other, theirs) in zip(
+        network.named_parameters(), plain.named_parameters(), strict=True
+    ):
+        assert name == other
+        close(ours, theirs)
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-9)
+    plain.load_state_dict(network.state_dict())
+    assert all(weight.is_contiguous() for weight in plain.parameters())
