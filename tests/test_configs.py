@@ -39,7 +39,7 @@ LEVELS = [file for file in of_kind("ImageData") if discrete(file)]
 
 
 def test_every_config_is_of_a_kind_that_is_tested():
-    kinds = (FLOATS, LEVELS, *map(of_kind, ("TextData", "TableData", "FastaData")))
+    kinds = (FLOATS, LEVELS, *map(of_kind, ("TextData", "StreamedText", "TableData", "FastaData")))
     assert sorted(file for kind in kinds for file in kind) == CONFIGS
 
 
@@ -65,7 +65,7 @@ def built(file):
     return build(config["data"]), build(config["process"]), network, build(config["objective"])
 
 
-@pytest.mark.parametrize("file", of_kind("TextData"), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", of_kind("TextData") + of_kind("StreamedText"), ids=lambda file: file.stem)
 def test_text_its_parts_can_be_made_and_agree(file):
     data, process, network, objective = built(file)
     logits = network(torch.zeros(2, 8, dtype=torch.int64, device="meta"), torch.ones(2, device="meta"))

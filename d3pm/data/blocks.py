@@ -1,4 +1,4 @@
-"""Datasets over a memory-mapped stream of tokens."""
+"""Datasets over a memory-mapped stream of tokens: blocks of it, a document a row, several documents a row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,10 +115,76 @@ class PaddedDocuments(Dataset[Item]):
         return len(self.ends)
 
     def __getitem__(self, index: int) -> Item:
-        end = int(self.ends[index])
-        place = index % len(self)
+        return in_a_row([self._document(range(len(self))[index])], self.block_size, segments=False)
+
+    def _document(self, place: int) -> np.ndarray:
+        """The tokens of a document, as many as a row holds."""
         start = int(self.ends[place - 1]) if place else 0
-        row = self.tokens[start:end][: self.block_size]
-        x0 = torch.zeros(self.block_size, dtype=torch.int64)
-        x0[: len(row)] = torch.from_numpy(row.astype(np.int64))
-        return {"x0": x0, "attention_mask": (torch.arange(self.block_size) < len(row)).long()}
+        return self.tokens[start : int(self.ends[place])][: self.block_size]
+
+
+class WholeDocuments(PaddedDocuments):
+    """Several whole documents a row: ``{"x0", "attention_mask", "segments"}``, all int64 ``(block_size,)``.
+
+    Documents are laid into rows by :func:`first_fit`, and only those longer than ``block_size`` are cut.
+    ``segments`` numbers the documents of a row 1, 2, …; it is 0 where the row is filled up, as the mask is. A
+    network that is told them treats each document as if it were alone. The layout takes 8 bytes a document of
+    memory, and about a second for a million documents.
+
+    Examples:
+        >>> rows = WholeDocuments(np.arange(9), np.array([3, 7, 9]), block_size=5)
+        >>> len(rows), rows[0]["x0"].tolist(), rows[0]["segments"].tolist()
+        (2, [0, 1, 2, 7, 8], [1, 1, 1, 2, 2])
+    """
+
+    def __init__(self, tokens: Tokens, ends: Tokens, block_size: int, name: str = "text") -> None:
+        super().__init__(tokens, ends, block_size, name)
+        lengths = np.minimum(np.diff(self.ends, prepend=0), block_size)
+        rows = first_fit(lengths.tolist(), block_size)
+        self._order = np.argsort(rows, kind="stable")
+        self._starts = np.searchsorted(rows[self._order], np.arange(rows.max() + 2))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, index: int) -> Item:
+        row = range(len(self))[index]
+        places = self._order[self._starts[row] : self._starts[row + 1]]
+        return in_a_row([self._document(int(place)) for place in places], self.block_size)
+
+
+def first_fit(lengths: Sequence[int], size: int, open_rows: int = 32) -> np.ndarray:
+    """Which row of ``size`` each document goes to, int64 ``(n,)``: the first that has room, in the order they come.
+
+    At most ``open_rows`` rows are kept open; the fullest is closed when there would be more.
+
+    >>> first_fit([3, 4, 2, 1], size=5).tolist()
+    [0, 1, 0, 1]
+    """
+    found = np.empty(len(lengths), np.int64)
+    rows: list[int] = []
+    room: list[int] = []
+    made = 0
+    for document, length in enumerate(lengths):
+        place = next((place for place, left in enumerate(room) if length <= left), None)
+        if place is None:
+            if len(rows) == open_rows:
+                fullest = room.index(min(room))
+                del rows[fullest], room[fullest]
+            place = len(rows)
+            rows.append(made)
+            room.append(size)
+            made += 1
+        found[document] = rows[place]
+        room[place] -= length
+    return found
+
+
+def in_a_row(documents: Sequence[np.ndarray], block_size: int, segments: bool = True) -> Item:
+    """Documents, together no longer than ``block_size``, one after the other, filled up with symbol 0."""
+    which = np.repeat(np.arange(1, len(documents) + 1), [len(document) for document in documents])
+    x0, segment = torch.zeros(2, block_size, dtype=torch.int64)
+    segment[: len(which)] = torch.from_numpy(which)
+    x0[: len(which)] = torch.from_numpy(np.concatenate(documents).astype(np.int64))
+    item = {"x0": x0, "attention_mask": (segment > 0).long()}
+    return item | ({"segments": segment} if segments else {})

@@ -1,20 +1,25 @@
-"""Build a folder once, keep it: a cache that no kill can leave half-written."""
+"""Build a folder once, keep it: a cache that no kill can leave half-written, and no torn file goes unnoticed in."""
 
 import json
+import logging
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
+from d3pm.data.files import reading
 from d3pm.errors import DataError
 
-VERSION = 1
+VERSION = 2
 """Raise it when what is stored changes its meaning: older entries are then rebuilt."""
 
 _RECORD = "entry.json"
+_CHUNK = 1 << 20
+
+log = logging.getLogger(__name__)
 
 
 def cache_root(folder: str | None = None) -> Path:
@@ -29,7 +34,9 @@ def cached(recipe: dict, build: Callable[[Path], None], root: Path) -> Path:
     """The folder that ``build`` fills, built only if no whole one for this ``recipe`` is there.
 
     ``recipe`` (JSON) is all that the content depends on. The folder is filled aside and renamed when it is
-    whole, its files are recorded with their sizes, and a lock lets one of many processes do the work.
+    whole, its files are recorded with their sizes and CRC-32 sums, and a lock lets one of many processes do the work.
+    Both are compared whenever the folder is asked for (a gigabyte takes about a second): a file that is no
+    longer what was stored is named in a warning, and the folder is built again.
 
     Raises:
         DataError: If the cache cannot be written. What ``build`` raises is passed on as it is.
@@ -68,7 +75,7 @@ def _build_aside(entry: Path, recipe: dict, build: Callable[[Path], None]) -> No
     try:
         build(aside)
         with writing(entry.parent):
-            record = {"recipe": recipe, "files": _sizes(aside)}
+            record = {"recipe": recipe, "files": _sums(aside)}
             (aside / _RECORD).write_text(json.dumps(record, indent=1))
             if entry.exists():
                 shutil.rmtree(entry)
@@ -78,13 +85,45 @@ def _build_aside(entry: Path, recipe: dict, build: Callable[[Path], None]) -> No
 
 
 def _is_whole(entry: Path) -> bool:
-    try:
-        record = json.loads((entry / _RECORD).read_text())
-    except (OSError, ValueError):
+    if not entry.is_dir():
         return False
-    return isinstance(record, dict) and record.get("files") == _sizes(entry)
+    fault = _fault(entry)
+    if fault:
+        log.warning("cache: %s: it is made again", fault)
+    return fault is None
 
 
-def _sizes(folder: Path) -> dict[str, Any]:
+def _fault(entry: Path) -> str | None:
+    """The first file that is not what was stored, and what is wrong with it; None if all are."""
+    try:
+        stored: dict[str, list[int]] = json.loads((entry / _RECORD).read_text())["files"]
+        wanted = {name: (size, crc) for name, (size, crc) in stored.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{entry / _RECORD} is missing or cannot be read"
+    sizes = _sizes(entry)
+    for name in sorted(wanted.keys() | sizes.keys()):
+        if name not in wanted or name not in sizes:
+            return f"{entry / name} {'is missing' if name in wanted else 'does not belong there'}"
+        size, crc = wanted[name]
+        if sizes[name] != size:
+            return f"{entry / name} has {sizes[name]:,} bytes, not the {size:,} that were stored"
+        if _crc(entry / name) != crc:
+            return f"{entry / name} does not hold the bytes that were stored (its CRC-32 differs)"
+    return None
+
+
+def _sums(folder: Path) -> dict[str, list[int]]:
+    return {name: [size, _crc(folder / name)] for name, size in _sizes(folder).items()}
+
+
+def _sizes(folder: Path) -> dict[str, int]:
     files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != _RECORD)
     return {str(file.relative_to(folder)): file.stat().st_size for file in files}
+
+
+def _crc(file: Path) -> int:
+    crc = 0
+    with reading(file), open(file, "rb") as data:
+        while chunk := data.read(_CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return crc

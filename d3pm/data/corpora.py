@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 from d3pm.data.files import COMPRESSED, TABLES, file_kind
@@ -13,6 +14,8 @@ from d3pm.errors import DataError
 
 HUB_NAMES = {"text8": "afmck/text8"}
 """Short names that the hub knows by a longer one."""
+
+_WILD = "*?["
 
 log = logging.getLogger(__name__)
 
@@ -28,22 +31,26 @@ class Corpus:
     splits: dict[str, Reader]
 
 
-def find(source: str, column: str = "text", subset: str | None = None) -> Corpus:
+def find(source: str, column: str = "text", subset: str | None = None, *, streaming: bool = False) -> Corpus:
     """The corpus of a name.
 
     ``"pydoc"`` is the Python reference manual inside every Python, in text8's alphabet. What looks like a
-    path (``./folder``, ``data/a.txt``, ``a.parquet``) is one. Any other name is looked for in the folder
+    path (``./folder``, ``data/a.txt``, ``a.parquet``) is one, and ``shards/*.parquet`` is all files of that
+    pattern. Any other name is looked for in the folder
     ``$D3PM_DATA`` (a file or a folder of that name; else, with a warning, the first folder whose name goes
-    on with ``_`` or ``-``, such as ``text8_prefix``), then on the hub through ``datasets``.
+    on with ``_`` or ``-``, such as ``text8_prefix``), then on the hub through ``datasets``; with ``streaming``
+    nothing of it is stored on this machine.
 
     Raises:
         DataError: If there is no such text, or it cannot be read. The message says where it was looked for.
     """
     if source == "pydoc":
         return Corpus("the Python reference manual (pydoc_data.topics)", {"train": Text(_pydoc())})
+    if any(sign in source for sign in _WILD) and not Path(source).expanduser().exists():
+        return _from_pattern(source, column)
     if path := _as_path(source) or _in_data_folder(source):
         return _from_path(path.resolve(), column)
-    return _from_hub(source, column, subset)
+    return _from_hub(source, column, subset, streaming)
 
 
 def _pydoc() -> str:
@@ -60,6 +67,14 @@ def _as_path(source: str) -> Path | None:
     if named_like_one or path.is_absolute():
         raise DataError(f"source: {source!r} does not exist: give the path of a text file or folder")
     return None
+
+
+def _from_pattern(pattern: str, column: str) -> Corpus:
+    found = map(Path, sorted(glob(str(Path(pattern).expanduser()), recursive=True)))
+    files = [path.resolve() for path in found if path.is_file()]
+    if not files:
+        raise DataError(f"source: no file is called {pattern!r}: give a pattern such as shards/*.jsonl.gz")
+    return Corpus(pattern, _group(files, column, Path(pattern).parent))
 
 
 def _in_data_folder(name: str) -> Path | None:
@@ -108,10 +123,11 @@ def _group(files: list[Path], column: str, folder: Path) -> dict[str, Reader]:
     return {name: Joined(readers) for name, readers in groups.items()}
 
 
-def _from_hub(name: str, column: str, subset: str | None) -> Corpus:
+def _from_hub(name: str, column: str, subset: str | None, streaming: bool) -> Corpus:
     hub_name = HUB_NAMES.get(name, name)
     where = " ".join(["hub dataset", hub_name, *([subset] if subset else [])])
-    dataset = from_hub(name, hub_name, subset, built_in="pydoc")
+    options = {"streaming": True} if streaming else {}
+    dataset = from_hub(name, hub_name, subset, built_in="pydoc", **options)
     found = {split_of(key): HubRows(rows, column, f"{where} ({key})") for key, rows in dataset.items()}
     splits: dict[str, Reader] = {key: rows for key, rows in found.items() if key}
     if not splits and len(dataset) == 1:

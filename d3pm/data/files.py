@@ -1,6 +1,7 @@
 """One file on the disk: its kind by its name, its text whatever it is packed in, its faults in one line."""
 
 import gzip
+import json
 import lzma
 import zipfile
 import zlib
@@ -52,11 +53,35 @@ def reading(path: Path | str) -> Iterator[None]:
     except D3PMError:
         raise
     except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise DataError(f"source: {path} is not UTF-8 (byte 0x{byte:02x}): convert it to UTF-8") from error
+        byte, where = error.object[error.start], _broken_line(path)
+        raise DataError(
+            f"source: {path} is not UTF-8{where} (byte 0x{byte:02x}): convert it to UTF-8"
+        ) from error
     except _FAULTS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"source: {path} cannot be read ({reason}): replace it with a whole file") from error
+        reason, where = " ".join(str(error).split()) or type(error).__name__, _broken_line(path)
+        reason = reason.partition(" in row ")[0]  # of a part of the file that nobody knows
+        raise DataError(
+            f"source: {path} cannot be read{where} ({reason}): replace it with a whole file"
+        ) from error
+
+
+def _broken_line(path: Path | str) -> str:
+    """Where lines of text stop making sense, found by reading them once more; nothing for what has no lines."""
+    if not isinstance(path, Path) or inner_suffix(path) in (".parquet", ".json", ".csv"):
+        return ""
+    parse = json.loads if inner_suffix(path) == ".jsonl" else str
+    whole = 0
+    try:
+        with _open_bytes(path) as lines:
+            for line in lines:
+                try:
+                    parse(line.decode("utf-8-sig").strip() or "0")
+                except ValueError:
+                    return f" in line {whole + 1:,}"
+                whole += 1
+    except _FAULTS:
+        return f" after line {whole:,}" if whole else ""
+    return ""
 
 
 def _open_bytes(path: Path) -> Any:

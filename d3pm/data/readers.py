@@ -1,9 +1,11 @@
 """Readers of text: a string, a file, a column of a table, several of them in a row."""
 # ruff: noqa: D102 (what the methods mean is said once, in Reader)
 
+import logging
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -85,7 +87,7 @@ class Table(Reader):
     def documents(self) -> Iterator[str]:
         from datasets import load_dataset
 
-        with reading(self.path):
+        with reading(self.path), quiet():
             if self.path.stat().st_size == 0:
                 raise DataError(f"source: {self.path} is empty: give a file with text in it")
             loader, files = TABLES[inner_suffix(self.path)], [escape(str(self.path))]
@@ -127,6 +129,18 @@ class Joined(Reader):
 
     def pieces(self, separator: str) -> Iterator[str]:
         return _between(separator, (reader.pieces(separator) for reader in self.readers))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep `datasets` from saying in lines of its own what its exceptions say."""
+    logger = logging.getLogger("datasets")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def open_reader(path: Path, column: str) -> Reader:

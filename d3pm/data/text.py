@@ -10,12 +10,13 @@ from typing import Literal
 import numpy as np
 
 from d3pm.data.base import DataSource
-from d3pm.data.blocks import PaddedDocuments, TokenBlocks
+from d3pm.data.blocks import PaddedDocuments, TokenBlocks, WholeDocuments
 from d3pm.data.cache import cache_root, cached
 from d3pm.data.codec import TextCodec
 from d3pm.data.corpora import Corpus, find
 from d3pm.data.normalize import TEXT8_ALPHABET
 from d3pm.data.prepare import Prepared, split_streams, store
+from d3pm.data.row_form import DOCUMENTS
 from d3pm.data.splits import known
 from d3pm.data.tokenizers import BYTES, load_tokenizer
 from d3pm.errors import ConfigError
@@ -44,11 +45,12 @@ class TextData(DataSource):
         alphabet: The characters of ``"characters"``, numbered in this order.
         normalize: ``"text8"`` turns any text into a-z and single spaces; None leaves it as it is.
         documents: ``"packed"`` joins documents into one stream; ``"padded"`` makes each (a row of a
-            table, a line of a text file) one row with its ``attention_mask``, cut to ``block_size``.
+            table, a line of a text file) one row with its ``attention_mask``, cut to ``block_size``;
+            ``"whole"`` lays several whole documents into a row, told apart by its ``segments``.
         separator: What is put between packed documents, before normalisation.
         column: The column of a table that holds the text.
         subset: The configuration of a hub dataset, e.g. ``"wikitext-2-raw-v1"``.
-        sizes: Characters (or padded documents) in train, validation and test, counted from the start,
+        sizes: Characters (or documents, unless packed) in train, validation and test, counted from the start,
             instead of 90/5/5.
         cache_dir: Where the tokens are kept; default ``$D3PM_CACHE``, else ``~/.cache/d3pm``.
 
@@ -65,7 +67,7 @@ class TextData(DataSource):
         vocab_size: int | None = None,
         alphabet: str = TEXT8_ALPHABET,
         normalize: Literal["text8"] | None = None,
-        documents: Literal["packed", "padded"] = "packed",
+        documents: Literal["packed", "padded", "whole"] = "packed",
         separator: str = "\n",
         column: str = "text",
         subset: str | None = None,
@@ -100,8 +102,9 @@ class TextData(DataSource):
             DataError: If the split is shorter than one block.
         """
         tokens = self._prepared.tokens(known(name))
-        if self.documents == "padded":
-            return PaddedDocuments(tokens, self._prepared.ends(name), self.block_size, f"{name} split")
+        if self.documents != "packed":
+            rows = PaddedDocuments if self.documents == "padded" else WholeDocuments
+            return rows(tokens, self._prepared.ends(name), self.block_size, f"{name} split")
         return TokenBlocks(tokens, self.block_size, f"{name} split")
 
     def describe(self) -> str:
@@ -167,7 +170,7 @@ class TextData(DataSource):
         lengths = tuple(amount["characters"] for amount in prepared.amounts.values())
         if self.source in TEXT8 and lengths != TEXT8_LENGTHS:
             found.append("not the whole text8 (90M/5M/5M), so no score on it compares with a published one")
-        if self.documents == "padded" and (cut := self._share_cut(prepared)):
+        if self.documents != "packed" and (cut := self._share_cut(prepared)):
             found.append(f"{cut:.1%} of the training documents are cut to block_size={self.block_size}")
         return found
 
@@ -180,8 +183,8 @@ class TextData(DataSource):
             raise ConfigError(f"block_size: {self.block_size} is no length: give 1 or more, e.g. 256")
         if self.normalize not in (None, "text8"):
             raise ConfigError(f"normalize: {self.normalize!r} is unknown: give 'text8' or null")
-        if self.documents not in ("packed", "padded"):
-            raise ConfigError(f"documents: {self.documents!r} is unknown: give 'packed' or 'padded'")
+        if self.documents not in DOCUMENTS:
+            raise ConfigError(f"documents: {self.documents!r} is unknown: give one of {', '.join(DOCUMENTS)}")
         if self.tokenizer != "bpe" and self.vocab_size is not None:
             raise ConfigError(
                 f"vocab_size: {self.vocab_size} has no meaning for tokenizer={self.tokenizer!r}: "

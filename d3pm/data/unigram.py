@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from d3pm.data.base import Codec
 from d3pm.errors import DataError
@@ -24,8 +24,8 @@ def frequencies(data: Dataset[dict[str, Tensor]], num_symbols: int, codec: Codec
             tables do.
 
     Raises:
-        DataError: If there is no symbol, or one that is not below ``num_symbols``, or rows are of floats and
-            there is no codec.
+        DataError: If the rows are a stream without end, there is no symbol, or one that is not below
+            ``num_symbols``, or rows are of floats and there is no codec.
 
     Examples:
         >>> from d3pm.data import TokenBlocks
@@ -33,6 +33,10 @@ def frequencies(data: Dataset[dict[str, Tensor]], num_symbols: int, codec: Codec
         >>> frequencies(rows, num_symbols=3).tolist()
         [0.25, 0.75, 0.0]
     """
+    if isinstance(data, IterableDataset):
+        raise DataError(
+            "data: a stream has no end, so its symbols are not counted: take a held-out split of it"
+        )
     counts = torch.zeros(1, dtype=torch.int64)
     columnwise = codec is not None and codec.columnwise
     with torch.random.fork_rng(

@@ -77,6 +77,28 @@ def test_a_torn_entry_does_not_count(file, harm, builder, root):
     assert set(json.loads((entry / "entry.json").read_text())["files"]) == {"b", "inner/a"}
 
 
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda entry: os.truncate(entry / "b", 2), "b has 2 bytes, not the 5 that were stored"),
+        (lambda entry: (entry / "b").write_bytes(b"67899"), "b does not hold the bytes that were stored"),
+        (lambda entry: (entry / "inner" / "a").unlink(), "a is missing"),
+        (lambda entry: (entry / "c").touch(), "c does not belong there"),
+        (lambda entry: (entry / "entry.json").write_text("{"), "entry.json is missing or cannot be read"),
+        (lambda entry: (entry / "entry.json").write_text('{"files": {"b": 5}}'), "entry.json is missing or"),
+    ],
+)
+def test_what_is_torn_is_named(harm, said, builder, root, caplog):
+    entry = cached({}, builder, root)
+    cached({}, builder, root)
+    assert not caplog.messages
+    harm(entry)
+    assert cached({}, builder, root) == entry
+    assert any(said in line and str(entry) in line and "made again" in line for line in caplog.messages)
+    assert (entry / "b").read_bytes() == b"67890"
+    assert builder.runs == 2
+
+
 def test_a_kill_leaves_nothing_that_counts(builder, root):
     def build_and_die(folder):
         (folder / "b").write_bytes(b"67")

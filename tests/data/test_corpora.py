@@ -253,7 +253,7 @@ class TestUnreadableFiles:
 
     def test_not_utf8(self, tmp_path):
         (tmp_path / "a.txt").write_bytes("café".encode("latin-1"))
-        assert "not UTF-8 (byte 0xe9)" in refusal(tmp_path / "a.txt")
+        assert "not UTF-8 in line 1 (byte 0xe9)" in refusal(tmp_path / "a.txt")
 
     def test_a_zip_of_many(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
