@@ -11,33 +11,34 @@ torch.Size([2, 8, 5])
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from d3pm.objectives import vlb_terms
-from d3pm.sampling import sample
-from d3pm.transitions import (
-    AbsorbingTransition,
-    BandDiagonalTransition,
-    DiscretizedGaussianTransition,
-    GeneratorTransition,
-    HierarchicalTransition,
-    HybridTransition,
-    MarginalTransition,
-    MatrixTransition,
-    NearestNeighborTransition,
-    SubstitutionTransition,
-    UniformTransition,
-)
-
 if TYPE_CHECKING:
     from d3pm.discrete.process import DiscreteDiffusion
     from d3pm.discrete.table import TableDiffusion
     from d3pm.gaussian.process import GaussianDiffusion
     from d3pm.model import DiffusionModel
+    from d3pm.objectives import vlb_terms
+    from d3pm.sampling import sample
+    from d3pm.transitions import (
+        AbsorbingTransition,
+        BandDiagonalTransition,
+        DiscretizedGaussianTransition,
+        GeneratorTransition,
+        HierarchicalTransition,
+        HybridTransition,
+        MarginalTransition,
+        MatrixTransition,
+        NearestNeighborTransition,
+        SubstitutionTransition,
+        UniformTransition,
+    )
 
 LAZY = {
     "DiffusionModel": "d3pm.model",
     "DiscreteDiffusion": "d3pm.discrete.process",
     "GaussianDiffusion": "d3pm.gaussian.process",
     "TableDiffusion": "d3pm.discrete.table",
+    "sample": "d3pm.sampling",
+    "vlb_terms": "d3pm.objectives",
 }
 
 __all__ = [
@@ -62,7 +63,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import when asked for: :class:`DiffusionModel` costs seconds, and each wing stands without the other."""
-    if name in LAZY:
-        return getattr(importlib.import_module(LAZY[name]), name)
+    """Import when asked for: torch costs seconds, and each wing stands without the other."""
+    if name in __all__:
+        return getattr(importlib.import_module(LAZY.get(name, "d3pm.transitions")), name)
     raise AttributeError(f"module 'd3pm' has no attribute {name!r}")

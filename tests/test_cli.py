@@ -3,7 +3,9 @@
 import hashlib
 import json
 import math
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,7 @@ from d3pm.data.normalize import TEXT8_ALPHABET
 from d3pm.discrete.truncation import Truncated
 from d3pm.model import DiffusionModel
 from d3pm.training import RunFolder
+from d3pm.training.checkpoint import MANIFEST, seal
 from d3pm.transitions import MatrixTransition
 
 
@@ -61,6 +64,18 @@ def fingerprint(folder: Path):
         for file in folder.rglob("*")
         if file.is_file()
     }
+
+
+def test_a_stop_while_libraries_are_imported_is_quiet(monkeypatch):
+    handlers = []
+    monkeypatch.setattr(
+        "importlib.import_module", lambda name: handlers.append(signal.getsignal(signal.SIGINT))
+    )
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(AttributeError):  # None has no `main`
+        main(["schedule"])
+    assert handlers == [signal.SIG_DFL]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 # train
@@ -243,6 +258,49 @@ def test_another_config_cannot_resume(config, run, capsys, options, field, new, 
     assert fingerprint(run) == before
 
 
+def test_every_key_that_differs_is_named(config, run, capsys):
+    options = [
+        "--network.dim",
+        "32",
+        "--network.depth=2",
+        "--training.batch_size",
+        "8",
+        "--training.max_steps=99",
+    ]
+    line = refusal(capsys, "train", "--config", config, "--output", run, "--resume", *options)
+    assert re.findall(r"(\S+) is (\S+), but the run to resume has (\w+)", line) == [
+        ("network.init_args.depth", "2", "1"),
+        ("network.init_args.dim", "32", "16"),
+        ("training.batch_size", "8", "16"),
+    ]
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(config, tmp_path, capsys):
+    folder = RunFolder(tmp_path / "run")
+    assert train(config, folder.path, "--training.max_steps", "2") == 0
+    old = yaml.safe_load(folder.config_file.read_text())
+    assert old["training"].pop("max_grad_norm") == 1.0
+    assert old["network"]["init_args"].pop("mlp_ratio") == 4.0
+    folder.config_file.write_text(yaml.safe_dump(old))
+    options = ["--resume", "--training.max_steps=3"]
+    assert train(config, folder.path, *options) == 0
+    line = refusal(
+        capsys, "train", "--config", config, "--output", folder.path, "--network.mlp_ratio=2", *options
+    )
+    assert "network.init_args.mlp_ratio is 2.0, but the run to resume has 4.0: give the old value, or" in line
+
+
+def test_a_run_to_resume_must_be_there_unless_asked_otherwise(config, tmp_path, capsys):
+    command = ["train", "--config", config, "--output", tmp_path / "run", "--training.max_steps"]
+    line = refusal(capsys, *command, "2", "--resume")
+    assert "holds no run to resume" in line
+    assert "--resume auto" in line
+    assert not (tmp_path / "run").exists()
+    for steps in (2, 4):
+        assert main([str(word) for word in [*command, steps, "--resume", "auto"]]) == 0
+    assert RunFolder(tmp_path / "run").checkpoint_steps() == [2, 4]
+
+
 @pytest.mark.parametrize("verb", ["resume", "evaluate"])
 def test_another_tokenizer_of_as_many_symbols_is_refused(verb, config, run, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "run")
@@ -250,6 +308,7 @@ def test_another_tokenizer_of_as_many_symbols_is_refused(verb, config, run, tmp_
     other = TextCodec.characters(TEXT8_ALPHABET[::-1])
     for place in (folder.path, folder.checkpoint(12)):
         other.save_pretrained(place)
+    seal(folder.checkpoint(12))  # it was written so
     resume = ["train", "--config", config, "--output", folder.path, "--resume"]
     argv = resume if verb == "resume" else ["evaluate", folder.path]
     assert "tokenizer is not" in refusal(capsys, *argv)
@@ -260,9 +319,10 @@ def test_an_unreadable_checkpoint_is_named(config, tmp_path, capsys):
     assert train(config, folder.path, "--training.max_steps", "4") == 0
     (folder.checkpoint(4) / "raw_weights.pt").write_bytes(b"torn")
     capsys.readouterr()
-    assert train(config, folder.path, "--resume") == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert "checkpoint-4 cannot be read" in line
+    for reason in ("checkpoint-4: raw_weights.pt has 4 bytes instead of", "checkpoint-4 cannot be read"):
+        assert train(config, folder.path, "--resume") == 2
+        assert reason in capsys.readouterr().err.splitlines()[-1]
+        (folder.checkpoint(4) / MANIFEST).unlink(missing_ok=True)  # as it was before there were manifests
 
 
 # sample

@@ -1,5 +1,6 @@
 """What a config may hold, how a run keeps it, and what must agree before anything is trained."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from d3pm.cli.parser import Parser
 from d3pm.data.base import SPLITS, DataSource
+from d3pm.data.feed import Portion, StepFeed, StreamedRows
 from d3pm.errors import CheckpointError, ConfigError, DataError
 from d3pm.objectives import Objective
 from d3pm.process import Process
@@ -58,20 +60,48 @@ def load_data(file: Path) -> DataSource:
     return parser.instantiate(config).data
 
 
+def as_now(parser: Parser, old: dict[str, Any]) -> dict[str, Any]:
+    """A run's config with the defaults of settings that were not there yet when it was written.
+
+    Raises:
+        CheckpointError: If it names what is no longer there.
+    """
+    try:
+        settings: dict[str, Any] = yaml.safe_load(dump(parser, parser.parse_object(old)))
+    except ConfigError as error:
+        raise CheckpointError(
+            f"the config of the run to resume does not fit this version of d3pm ({error}): go on with the version "
+            "it was started with"
+        ) from error
+    return settings
+
+
 def check_resume(old: dict[str, Any], new: dict[str, Any]) -> None:
     """Refuse to go on with a run under settings that would make it another run.
 
     Raises:
-        ConfigError: Names the first field that differs, and both values.
+        ConfigError: Names every field that differs, and both values.
+
+    >>> check_resume({"network": {"dim": 64, "depth": 2}}, {"network": {"dim": 32, "depth": 4}})
+    Traceback (most recent call last):
+    d3pm.errors.ConfigError: network.depth is 4, but the run to resume has 2; network.dim is 32, but the run to \
+resume has 64: give the old values, or start a new run in another --output
     """
     before, after = dict(_flat(old)), dict(_flat(new))
     free = {f"training.{name}" for name in MAY_CHANGE_ON_RESUME}
-    for field in sorted(before.keys() | after.keys()):
-        if before.get(field) != after.get(field) and not free & {field, field.rpartition(".")[0]}:
-            raise ConfigError(
-                f"{field} is {after.get(field)}, but the run to resume has {before.get(field)}: "
-                "give the old value, or start a new run in another --output"
-            )
+    differ = [
+        f"{field} is {_said(after, field)}, but the run to resume has {_said(before, field)}"
+        for field in sorted(before.keys() | after.keys())
+        if _said(before, field) != _said(after, field) and not free & {field, field.rpartition(".")[0]}
+    ]
+    if differ:
+        raise ConfigError(
+            f"{'; '.join(differ)}: give the old value{'s' * (len(differ) > 1)}, or start a new run in another --output"
+        )
+
+
+def _said(settings: dict[str, Any], field: str) -> str:
+    return str(settings[field]) if field in settings else "none"
 
 
 def check_same_codec(data: DataSource, checkpoint: Path) -> None:
@@ -127,15 +157,29 @@ def check_fits(data: DataSource, process: Process, network: nn.Module, training:
         ConfigError: If they speak of different states or classes, or the machine cannot do what is asked.
         DataError: If a split is too short, or the training split is smaller than a batch.
     """
-    training.here()
+    here = training.here()
     process.check_codec(data.codec)
-    examples, *_ = [len(data.split(name)) for name in SPLITS]  # type: ignore[arg-type]
-    if examples < training.batch_size:
+    splits: list[Any] = [data.split(name) for name in SPLITS]
+    if isinstance(splits[0], StreamedRows):
+        processes = training.batch_size // (here.micro_batch_size * here.accumulation)
+        portion = Portion(training.batch_size, here.micro_batch_size, 0, processes)
+        StepFeed(splits[0], portion, training.num_workers)  # refuses what does not divide
+    elif (examples := len(splits[0])) < training.batch_size:
         raise DataError(
             f"training.batch_size is {training.batch_size}, but the training split has {examples} examples of "
             f"shape {tuple(data.shape)}: lower it, make examples shorter, or give more data"
         )
+    _check_segments(splits[1][0], network)
     _check_classes(getattr(data, "num_classes", None), getattr(network, "num_classes", None))
+
+
+def _check_segments(example: dict[str, Any], network: nn.Module) -> None:
+    """Refuse a network that would look from one document of a row at the others."""
+    if "segments" in example and "segments" not in signature(network.forward).parameters:
+        raise ConfigError(
+            f"data.documents is whole, but network {type(network).__name__} cannot tell the documents of a row "
+            "apart: set it to padded or packed, or take TransformerDenoiser"
+        )
 
 
 def _check_classes(theirs: int | None, ours: int | None) -> None:

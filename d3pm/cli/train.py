@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -12,6 +13,7 @@ from jsonargparse import Namespace
 from d3pm.cli.evaluate import evaluate
 from d3pm.cli.experiment import (
     add_experiment,
+    as_now,
     check_fits,
     check_kind,
     check_resume,
@@ -21,6 +23,7 @@ from d3pm.cli.experiment import (
     suited,
 )
 from d3pm.cli.forms import Draw, form_of
+from d3pm.cli.memory import short_of_memory, smaller_micro_batches
 from d3pm.cli.model import codec_of
 from d3pm.cli.parser import Parser
 from d3pm.cli.report import report_lines, unit
@@ -28,6 +31,7 @@ from d3pm.data.base import DataSource
 from d3pm.errors import ConfigError
 from d3pm.evaluation import Report, judge
 from d3pm.model import DiffusionModel
+from d3pm.parallel import everyone
 from d3pm.training import RunFolder, TrainingConfig
 from d3pm.training.run import program
 
@@ -36,6 +40,7 @@ DESCRIPTION = """Train a model from a config, or go on with a run that was stopp
   d3pm train --config configs/quickstart.yaml
   d3pm train --config configs/quickstart.yaml --output runs/wide --network.dim 256 --training.max_steps 2000
   d3pm train --config runs/first/config.yaml --output runs/first --resume
+  d3pm train --config configs/quickstart.yaml --output runs/first --resume auto    # start it, or go on with it
 
 Every key of a config is an option too. data, process, network and objective name a class and its arguments.
 Any class of the right kind will do, yours as well; `d3pm train --network.help CLASS` tells what one takes."""
@@ -47,7 +52,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--output", type=str | None, help="folder of the run; null: runs/NAME for a config NAME.yaml"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="run",
+        type=Literal["run", "auto"] | None,
+        help="go on from the newest whole checkpoint of the run in --output; `auto`: where there is a run, and else "
+        "start one, as a job that a scheduler starts again and again does",
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="delete the run in --output and start afresh"
     )
@@ -56,18 +68,19 @@ def main(argv: Sequence[str]) -> int:
     folder = RunFolder(config.output or default_output(config))
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
     settings = dump(parser, config)
+    resume = config.resume == "run" or (config.resume == "auto" and folder.used)
     if first:
-        folder.check_may_write(resume=config.resume, overwrite=config.overwrite)
-        if config.resume and folder.used:
-            check_resume(load_settings(folder.config_file), yaml.safe_load(settings))
+        folder.check_may_write(resume=resume, overwrite=config.overwrite)
+        if resume:
+            check_resume(as_now(parser, load_settings(folder.config_file)), yaml.safe_load(settings))
     torch.manual_seed(config.training.seed)
     experiment = parser.instantiate(config)
     data = experiment.data
     process, network = suited(experiment.process, experiment.network, data)
     check_kind(network, experiment.objective)
     check_fits(data, process, network, experiment.training)
-    last = folder.last_checkpoint()
-    if config.resume and last is not None:
+    last = folder.last_checkpoint() if first and resume else None
+    if last is not None:
         check_same_codec(data, last)
     model = DiffusionModel(
         process=process,
@@ -110,17 +123,23 @@ def run(model: DiffusionModel, data: DataSource, config: TrainingConfig, folder:
             num_examples=config.eval_examples,
             num_times=config.eval_times,
             batch_size=config.micro_batch_size or config.batch_size,
+            team=everyone(),
         )
 
-    trainer = DiffusionTrainer(model, config, folder, data.split("train"), report, unit(data.codec))
-    try:
-        finished = trainer.fit()
-    except KeyboardInterrupt:
-        finished = False
+    processes, micro = everyone().size, config.here().micro_batch_size
+    with short_of_memory(smaller_micro_batches(micro, config.batch_size, processes)):
+        trainer = DiffusionTrainer(model, config, folder, data.split("train"), report, unit(data.codec))
+        try:
+            finished = trainer.fit()
+        except KeyboardInterrupt:
+            finished = False
     if not finished:
-        print(f"d3pm train: stopped; go on with `{folder.resume_command}`", file=sys.stderr)
+        if everyone().first:
+            print(f"d3pm train: stopped; go on with `{folder.resume_command}`", file=sys.stderr)
         return 128 + (trainer.stop.received or 2)
-    if trainer.is_world_process_zero():
+    with short_of_memory(
+        f"the model is kept, `{program()} evaluate {folder.path} --batch-size 8` takes less"
+    ):
         conclude(trainer.ema.model, data, folder)
     trainer.accelerator.wait_for_everyone()  # processes that leave early take the others down
     trainer.end()
@@ -128,19 +147,33 @@ def run(model: DiffusionModel, data: DataSource, config: TrainingConfig, folder:
 
 
 def conclude(model: DiffusionModel, data: DataSource, folder: RunFolder) -> None:
-    """Print what the model is worth on the test split, a few samples if it draws any, and what to type next."""
+    """Print what the model is worth on the test split, a few samples if it draws any, and what to type next.
+
+    All processes take part, and the first one prints.
+    """
     report, entropy = evaluate(model, data, split="test")
+    items = [] if model.objective.classifies else _first_samples(model)
+    if not everyone().first:
+        return
     print(report_lines(report, entropy, "test", data))
     if model.objective.classifies:
         print(f"\nnext:\n  {program()} sample RUN --classifier {folder.path} --label 3")
     else:
-        _first_samples(model, folder)
+        _show(items, model, folder)
     print(f"  {program()} evaluate {folder.path} --num-examples 2000 --num-times 64")
 
 
-def _first_samples(model: DiffusionModel, folder: RunFolder) -> None:
-    form, steps = form_of(model), min(model.process.num_steps, 128)
-    draw = Draw.freely(model, steps)
-    print(f"\n{form.keep(codec_of(model).decode(draw(form.few)), folder.path)}")
+def _first_samples(model: DiffusionModel) -> list[Any]:
+    """A few, one batch of them: drawn in every process, as weights that are sharded over them need it."""
+    return codec_of(model).decode(Draw.freely(model, _few_steps(model))(form_of(model).few))
+
+
+def _few_steps(model: DiffusionModel) -> int:
+    return min(model.process.num_steps, 128)
+
+
+def _show(items: list[Any], model: DiffusionModel, folder: RunFolder) -> None:
+    form, steps = form_of(model), _few_steps(model)
+    print(f"\n{form.keep(items, folder.path)}")
     print("\nnext:")
     print(f"  {program()} sample {folder.path} --num {form.few} --steps {steps} {form.more}".rstrip())

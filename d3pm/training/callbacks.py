@@ -1,8 +1,10 @@
 """What watches a training: the moving average, the progress bar, and signals that ask it to stop."""
 
+import os
 import signal
 import sys
 import threading
+import time
 from typing import Any, Protocol
 
 import torch
@@ -11,8 +13,12 @@ from transformers import TrainerCallback, TrainerState
 
 from d3pm.training.ema import EMA
 
-ASK_EVERY = 10
-"""Steps between two times that several processes ask each other whether to stop."""
+ASK_EVERY = 3.0
+"""Seconds between two times that several processes ask each other whether to stop: ``torchrun`` waits for 30."""
+MOST_STEPS = 100
+"""As many steps at most: later ones may take longer."""
+PASSED_ON = 2.0
+"""Seconds in which a signal is taken for the first one, passed on by ``torchrun``."""
 
 
 class Report(Protocol):
@@ -89,7 +95,8 @@ def speed(logs: dict[str, Any]) -> str:
 class StopOnSignal(TrainerCallback):
     """On the first Ctrl-C or SIGTERM finish the step, save a checkpoint and stop; a second one stops at once.
 
-    Several processes go on to the next step that they all ask each other at.
+    ``torchrun`` passes on what the terminal has told all processes already: what comes with the first signal is part of
+    it. Several processes ask each other every few seconds, and stop at the same step.
 
     ``received`` is the number of the signal, or None.
     """
@@ -97,28 +104,36 @@ class StopOnSignal(TrainerCallback):
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
+        self._since, self._last_asked, self._ask_at = 0.0, (time.monotonic(), 0), 0
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         """Listen (Python lets only the main thread do so)."""
+        self._last_asked, self._ask_at = (time.monotonic(), state.global_step), state.global_step + 1
         if threading.current_thread() is threading.main_thread():
             self._before = {
                 number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
             }
 
     def _note(self, number: int, frame: object) -> None:
-        self.received = number
-        self.restore()
+        now, passed_on = time.monotonic(), PASSED_ON if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+        if self.received is None:
+            self.received, self._since = number, now
+        elif now - self._since >= passed_on:
+            self.restore()
+            signal.raise_signal(number)
 
     def _asked(self, args, step: int) -> bool:
-        """Whether any process was asked to stop: all have to stop at the same step."""
+        """Whether any process was asked to stop: all have to stop, and to ask again, at the same step."""
         asked = self.received is not None
-        if args.world_size > 1:
-            if step % ASK_EVERY:
-                return False
-            flag = torch.tensor(asked, dtype=torch.int32, device=args.device)
-            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-            asked = bool(flag)
-        return asked
+        if args.world_size == 1 or step < self._ask_at:
+            return asked and args.world_size == 1
+        (then, before), self._last_asked = self._last_asked, (time.monotonic(), step)
+        pace = (self._last_asked[0] - then) / max(step - before, 1)
+        heard = torch.tensor([float(asked), pace], device=args.device)
+        torch.distributed.all_reduce(heard, torch.distributed.ReduceOp.MAX)
+        asked, pace = heard.tolist()
+        self._ask_at = step + max(1, min(int(ASK_EVERY / pace), MOST_STEPS))
+        return bool(asked)
 
     def restore(self) -> None:
         """Give the signals back to whoever had them."""

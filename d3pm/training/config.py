@@ -10,7 +10,7 @@ from d3pm.errors import ConfigError
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {"max_steps", "eval_every", "eval_examples", "eval_times", "save_every", "keep_checkpoints", "log_every"}
-    | {"compile", "bf16", "num_workers", "report_to"}
+    | {"micro_batch_size", "compile", "bf16", "sharded", "recompute", "num_workers", "report_to"}
 )
 """Settings a resumed run may change: they say how long, how often and how fast, not what is learned."""
 
@@ -36,7 +36,10 @@ class TrainingConfig:
         batch_size: Examples an optimizer step, over all devices.
         micro_batch_size: Examples a device sees at once; gradients are accumulated up to batch_size. null: no
             accumulation.
+        optimizer: AdamW, or Muon for the matrices inside the network's blocks and AdamW for the rest.
         learning_rate: Peak learning rate of AdamW.
+        muon_learning_rate: Peak learning rate of Muon, whose updates are as large as AdamW's at the same rate. null:
+            that of AdamW.
         warmup_steps: Steps over which the learning rate rises linearly from 0.
         lr_schedule: What the learning rate does after the warm-up: stay, or fall to 0 at max_steps.
         weight_decay: Decoupled weight decay of matrices; biases and norms have none.
@@ -52,6 +55,10 @@ class TrainingConfig:
         seed: Seeds the weights, the order of the data and the noise.
         compile: Compile the network with torch.compile: pays on GPUs, not on CPUs.
         bf16: Train in bfloat16 autocast. null: where the GPU has it. CPUs are always float32.
+        sharded: Divide weights, gradients, optimizer state and averages among the processes (FSDP2), instead of
+            keeping all of them in each.
+        recompute: Compute what happens inside the network's layers again on the way back, instead of keeping it:
+            less memory, a third more arithmetic.
         num_workers: Processes that load data; 0 loads it in the training process.
         report_to: Where the curves go, as transformers names them, e.g. [tensorboard] or [trackio].
     """
@@ -59,7 +66,9 @@ class TrainingConfig:
     max_steps: int = 1000
     batch_size: int = 64
     micro_batch_size: int | None = None
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
+    muon_learning_rate: float | None = None
     warmup_steps: int = 100
     lr_schedule: Literal["constant", "cosine", "linear"] = "cosine"
     weight_decay: float = 0.01
@@ -74,6 +83,8 @@ class TrainingConfig:
     seed: int = 0
     compile: bool = False
     bf16: bool | None = None
+    sharded: bool = False
+    recompute: bool = False
     num_workers: int = 0
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
 
@@ -86,10 +97,25 @@ class TrainingConfig:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}: give 0 or more")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"training.ema_decay is {self.ema_decay}: give 0 <= ema_decay < 1")
+        self._check_muon()
         micro = self.micro_batch_size
         if micro is not None and (micro < 1 or self.batch_size % micro):
             raise ConfigError(
                 f"training.micro_batch_size is {micro}: give a divisor of batch_size, {self.batch_size}"
+            )
+
+    def _check_muon(self) -> None:
+        rate, muon = self.muon_learning_rate, self.optimizer == "muon"
+        if rate is not None and not (muon and rate > 0):
+            remedy = "give a number above 0" if muon else f"leave it null, optimizer is {self.optimizer}"
+            raise ConfigError(f"training.muon_learning_rate is {rate}: {remedy}")
+        if muon and not hasattr(torch.optim, "Muon"):
+            raise ConfigError(
+                f"training.optimizer is muon, which torch {torch.__version__} lacks: take adamw, or torch 2.9 or later"
+            )
+        if muon and self.sharded:
+            raise ConfigError(
+                "training.optimizer is muon, which needs whole matrices, but training.sharded is true: take adamw"
             )
 
     def here(self) -> "Here":
@@ -105,12 +131,19 @@ class TrainingConfig:
             raise ConfigError("training.bf16 is true but there is no GPU: leave it null, CPUs crawl in it")
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         micro = self.micro_batch_size or max(self.batch_size // processes, 1)
-        if self.batch_size % (micro * processes):
-            raise ConfigError(
-                f"training.batch_size is {self.batch_size}: give a multiple of {processes} x {micro}"
-            )
+        self._check_divides(processes, self.micro_batch_size or 1)
         bf16 = gpu and torch.cuda.is_bf16_supported() if self.bf16 is None else self.bf16
         return Here(gpu, bf16, micro, accumulation=self.batch_size // (micro * processes))
+
+    def _check_divides(self, processes: int, micro: int) -> None:
+        """Refuse a batch of which processes, or micro-batches of them, would get unequal parts."""
+        at_once = processes * micro
+        if self.batch_size % at_once:
+            micros = f", {micro} examples at once (training.micro_batch_size)" if micro > 1 else ""
+            raise ConfigError(
+                f"training.batch_size is {self.batch_size}, which {processes} processes{micros} cannot share evenly: "
+                f"give {-(-self.batch_size // at_once) * at_once}, or another multiple of {at_once}"
+            )
 
 
 def _check_trackers(names: list[str]) -> None:

@@ -5,6 +5,7 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -14,7 +15,8 @@ class EMA(Generic[M]):
 
     The decay is warmed up, :math:`d_n = \min(d, \frac{1 + n}{10 + n})` at step :math:`n`, so that short
     runs are not held back by their random first weights. There is no state besides the weights: ``n`` is the
-    trainer's step, so a resumed run goes on exactly.
+    trainer's step, so a resumed run goes on exactly. Where both are divided among processes alike (see
+    :mod:`d3pm.training.sharded`), each averages the part it holds.
 
     Args:
         model: The model to follow. Its copy is ``ema.model``, in evaluation mode and without gradients.
@@ -29,8 +31,12 @@ class EMA(Generic[M]):
     def update(self, model: nn.Module, step: int) -> None:
         """Follow ``model`` after its optimizer step number ``step`` (0, 1, …)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages: list[Tensor] = list(self.model.parameters())
-        torch._foreach_lerp_(averages, [*model.parameters()], 1 - decay)
+        torch._foreach_lerp_(_held(self.model), _held(model), 1 - decay)
         for (name, kept), seen in zip(self.model.named_buffers(), model.buffers(), strict=True):
             if not name.startswith("constants."):  # a model's kernels: maybe large, and never trained
                 kept.copy_(seen)
+
+
+def _held(model: nn.Module) -> list[Tensor]:
+    """What this process holds of each parameter."""
+    return [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]

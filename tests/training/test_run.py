@@ -75,6 +75,12 @@ def test_a_used_folder_is_refused(folder, flags):
         folder.check_may_write(**{"resume": False, "overwrite": False, **flags})
 
 
+def test_a_run_to_resume_must_be_there(folder):
+    folder.check_may_write(resume=False, overwrite=True)
+    with pytest.raises(ConfigError, match=r"holds no run to resume.*--resume auto"):
+        folder.check_may_write(resume=True, overwrite=False)
+
+
 @pytest.mark.parametrize("flag", ["resume", "overwrite"])
 def test_a_folder_that_is_no_run_is_refused_even_so(folder, flag):
     (folder.path / "thesis.tex").write_text("ten years of work")
