@@ -21,11 +21,17 @@ from transformers.utils import ModelOutput
 from d3pm.data.base import Codec
 from d3pm.errors import CheckpointError, ConfigError, D3PMError
 from d3pm.objectives import VLB, Network, Objective, VariationalBound, vlb_estimate, vlb_terms
+from d3pm.parallel import ALONE, Team, dealt, noise_of
 from d3pm.process import Process
 from d3pm.sampling import Samples, draw
 from d3pm.specs import Part, build, describe, find_class
 
 KINDS = (Part, torch.nn.Module, PretrainedConfig)
+
+
+def on_cpu(bound: VLB) -> VLB:
+    """The same, for whoever joins it with what other processes found."""
+    return VLB(*(value.cpu() for value in vars(bound).values()))
 
 
 class DiffusionConfig(PretrainedConfig):
@@ -198,25 +204,38 @@ class DiffusionModel(PreTrainedModel):
             )
         return list(self.config.plans[str(steps)])
 
-    def forward(self, x0: Tensor, generator: torch.Generator | None = None, **cond: Any) -> DiffusionOutput:
+    def forward(
+        self,
+        x0: Tensor,
+        generator: torch.Generator | None = None,
+        num_items_in_batch: Tensor | None = None,
+        **cond: Any,
+    ) -> DiffusionOutput:
         """One draw of the training loss.
 
         Args:
             x0: Data (B, \\*).
-            generator: Source of times and noise; torch's own if not given.
+            generator: Source of times and noise, a :class:`~d3pm.draws.Share` where x0 is part of a larger batch;
+                torch's own if not given.
+            num_items_in_batch: How many entries count in the larger batch; the loss is then this part's share of its
+                mean. Those of x0 if not given.
             **cond: Passed to the network; ``attention_mask`` also says which entries count.
         """
-        cond.pop("num_items_in_batch", None)  # what a trainer counts is of no use to a bound
         nats = self.objective(self.process, self.network, x0, generator=generator, **cond)
-        return DiffusionOutput(loss=nats.sum() / self.objective.count(x0, cond).sum(), losses=nats)
+        counted = self.objective.count(x0, cond).sum() if num_items_in_batch is None else num_items_in_batch
+        return DiffusionOutput(loss=nats.sum() / counted, losses=nats)
 
     def sample(self, n: int, **options: Any) -> Tensor:
-        """``n`` samples, (n, \\*shape): arguments and errors are those of :meth:`batches`."""
+        """``n`` samples, (n, \\*shape): arguments and errors are those of :meth:`draw`."""
         return self.draw(n, **options).x0
 
     def draw(self, n: int, **options: Any) -> Samples:
-        """``n`` samples and the number of network calls of each: arguments and errors are those of :meth:`batches`."""
-        return Samples.cat(list(self.batches(n, **options)))
+        """``n`` samples and the number of network calls of each: arguments and errors are those of :meth:`batches`.
+
+        A ``team`` of processes shares the batches, and each has all of them in the end.
+        """
+        team: Team = options.get("team", ALONE)
+        return Samples.cat(team.joined(self.batches(n, **options)))
 
     def batches(
         self,
@@ -228,43 +247,40 @@ class DiffusionModel(PreTrainedModel):
         batch_size: int | None = None,
         shape: Sequence[int] | None = None,
         network: Network | None = None,
+        team: Team = ALONE,
         **kwargs: Any,
     ) -> Iterator[Samples]:
         """``n`` samples, batch by batch: whoever is interrupted keeps those that are done.
+
+        Each batch has noise of its own, so it is the same whoever draws it: alone, or in a ``team``.
 
         Args:
             n: How many.
             steps: How many steps to take; what the sampler is used to if not given, T for most.
             seed: Equal seeds (and batch sizes) give equal samples.
-            generator: Instead of a seed.
+            generator: Instead of a seed: goes on from batch to batch.
             batch_size: How many at a time; all if not given.
             shape: Of one sample; that of training if not given.
             network: A wrapper around ``self.network`` (guidance, temperature) to use in its place.
+            team: The processes that share the batches: only this one's are drawn here.
             **kwargs: Of :func:`d3pm.sampling.draw`; (n, \\*) tensors are split with the batch.
 
         Raises:
-            ConfigError: If ``n`` or ``batch_size`` is below 1, and as :func:`d3pm.sampling.draw` does.
+            ConfigError: If ``n`` or ``batch_size`` is below 1, several processes have no seed, and as
+                :func:`d3pm.sampling.draw` does.
         """
         if n < 1:
             raise ConfigError(f"the number of samples is {n}: take at least 1")
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}: take at least 1")
-        if generator is None and seed is not None:
-            generator = torch.Generator().manual_seed(seed)
         shape, size = tuple(shape or self.shape), batch_size or n
-        for start in range(0, n, size):
-            stop = min(start + size, n)
-            mine: dict[str, Any] = {
-                k: v[start:stop] if isinstance(v, Tensor) and v.dim() and len(v) == n else v
-                for k, v in kwargs.items()
-            }
+        for rows, mine in dealt(n, size, kwargs, seed=seed, generator=generator, team=team):
             was_training, _ = self.training, self.eval()
             batch = draw(
                 self.process,
                 network or self.network,
-                (stop - start, *shape),
+                (rows, *shape),
                 steps=steps,
-                generator=generator,
                 device=self.device,
                 **mine,
             )
@@ -278,28 +294,32 @@ class DiffusionModel(PreTrainedModel):
         *,
         num_times: int | None = None,
         seed: int = 0,
+        team: Team = ALONE,
+        bar: str | None = None,
         **cond: Any,
     ) -> VLB:
-        """The bound on data: exact over t, or from ``num_times`` stratified times an example.
+        """The bound on data, on the CPU: exact over t, or from ``num_times`` stratified times an example.
 
         Args:
-            x0: (B, \\*), or batches ``{"x0": ..., ...}``.
+            x0: (B, \\*), or batches ``{"x0": ..., ...}``, each of which has noise of its own.
             num_times: None takes all T.
             seed: Of times and noise.
+            team: The processes that share the batches; each has the whole bound in the end.
+            bar: What to call the work in a progress bar; None shows none.
             **cond: Passed to the network, with a tensor x0.
         """
-        generator = torch.Generator().manual_seed(seed)
-        was_training, _ = self.training, self.eval()
-        batches = [{"x0": x0, **cond}] if isinstance(x0, Tensor) else x0
-        parts = []
-        for batch in batches:
-            data = {k: v.to(self.device) for k, v in batch.items()}
+
+        def bound(number: int, batch: dict[str, Tensor]) -> VLB:
+            data: dict[str, Any] = {name: value.to(self.device) for name, value in batch.items()}
+            data["generator"] = noise_of(seed, number)
             if num_times is None:
-                parts.append(vlb_terms(self.process, self.network, generator=generator, **data))
+                found = vlb_terms(self.process, self.network, **data)
             else:
-                parts.append(
-                    vlb_estimate(self.process, self.network, generator=generator, num_times=num_times, **data)
-                )
+                found = vlb_estimate(self.process, self.network, num_times=num_times, **data)
+            return on_cpu(found)
+
+        was_training, _ = self.training, self.eval()
+        parts = team.map(bound, [{"x0": x0, **cond}] if isinstance(x0, Tensor) else x0, bar)
         self.train(was_training)
         return VLB.cat(parts)
 

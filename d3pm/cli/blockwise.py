@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from d3pm.cli.forms import Draw, in_batches
+from d3pm.cli.forms import Draw
 from d3pm.errors import ConfigError
+from d3pm.parallel import dealt
 from d3pm.sampling import Samples
 
 
@@ -31,16 +30,14 @@ class BlockDraw(Draw):
 
         options = self.options | self.classes(num) | more
         network = self.sharpened(options.pop("network", None))
-        generator = torch.Generator().manual_seed(options.pop("seed"))
-        size, _ = options.pop("batch_size"), options.pop("shape", None)
-        for n, mine in in_batches(num, size, options):
+        seed, size, _ = options.pop("seed"), options.pop("batch_size"), options.pop("shape", None)
+        for n, mine in dealt(num, size, options, seed=seed, team=self.team):
             yield extend(
                 self.model.process,
                 network,
                 (n, self.length),
                 block=self.block,
                 context=self.context,
-                generator=generator,
                 device=self.model.device,
                 **mine,
             )
@@ -79,5 +76,5 @@ def lengthened(draw: Draw, length: int, block: int | None, context: int | None) 
             f"--block is {block}, but beside a --context of {context} it holds the whole text of {length} symbols: "
             f"give a smaller --context, or a --length above {block + context}"
         )
-    plain = {name: getattr(draw, name) for name in ("model", "network", "options", "labels", "sharp")}
+    plain = {name: getattr(draw, name) for name in ("model", "network", "options", "labels", "sharp", "team")}
     return BlockDraw(**plain, length=length, block=block, context=context)

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from d3pm.cli.choices import labels_of
-from d3pm.cli.forms import Draw, in_batches
+from d3pm.cli.forms import Draw
 from d3pm.cli.model import load_model
 from d3pm.cli.noise import is_gaussian
 from d3pm.errors import ConfigError
 from d3pm.model import DiffusionModel
 from d3pm.objectives import Network
+from d3pm.parallel import dealt
 from d3pm.sampling import Ancestral, Sampler, Samples
 
 
@@ -43,13 +44,13 @@ class GuidedDraw(Draw):
 
         process: Any = self.model.process
         network = ClassifierGuidance(process, self.network, self.classifier, self.scale)
-        return Draw(self.model, network, self.options, self.labels)
+        return Draw(self.model, network, self.options, self.labels, team=self.team)
 
     def batches(self, num: int, **more: Any) -> Iterator[Samples]:
         """See the base class: each batch has a sampler that knows its classes."""
-        generator = torch.Generator().manual_seed(self.options["seed"])
-        plain = Draw(self.model, self.network, self.options | {"generator": generator}, [], self.sharp)
-        for n, mine in in_batches(num, self.options["batch_size"], more | self.classes(num)):
+        plain = Draw(self.model, self.network, self.options, [], self.sharp)
+        size, seed = self.options["batch_size"], self.options["seed"]
+        for n, mine in dealt(num, size, more | self.classes(num), seed=seed, team=self.team):
             yield from plain.batches(n, sampler=self._sampler(mine.pop("labels")), **mine)
 
     def _sampler(self, labels: Tensor) -> Sampler:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from d3pm.calls import Calls
-from d3pm.cli.forms import Draw, in_batches
+from d3pm.cli.forms import Draw
 from d3pm.cli.noise import need_gaussian
 from d3pm.errors import ConfigError
 from d3pm.objectives import Network
+from d3pm.parallel import dealt
 from d3pm.sampling import Samples
 
 Method = Literal["euler", "pc", "ode"]
@@ -46,9 +47,9 @@ class ContinuousDraw(Draw):
             raise ConfigError(
                 f"--strip shows steps of the process, which --sde {self.method} does not take: drop one"
             )
-        generator = torch.Generator().manual_seed(self.options["seed"])
-        for n, mine in in_batches(num, self.options["batch_size"], more | self.classes(num)):
-            x_1 = mine.pop("x_T", None)
+        size, seed = self.options["batch_size"], self.options["seed"]
+        for n, mine in dealt(num, size, more | self.classes(num), seed=seed, team=self.team):
+            x_1, generator = mine.pop("x_T", None), mine.pop("generator")
             calls = Calls(self.network, self.model.process, n, mine, cache=False)
             x = self._batch(n, calls, x_1, generator)
             yield Samples(x, calls.counts, calls.forwards)
@@ -91,4 +92,5 @@ def continuous(draw: Draw, config: Any) -> ContinuousDraw:
     if isinstance(config.steps, list):
         raise ConfigError("--steps is a list of times, but --sde takes even steps: give their number")
     plain = draw.through_network()
-    return ContinuousDraw(plain.model, plain.network, plain.options, plain.labels, method=config.sde)
+    made = (plain.model, plain.network, plain.options, plain.labels)
+    return ContinuousDraw(*made, team=plain.team, method=config.sde)

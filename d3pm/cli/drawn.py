@@ -1,6 +1,7 @@
 """What was drawn before somebody stopped it, and what it cost."""
 
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from d3pm.cli.forms import Draw
@@ -8,15 +9,22 @@ from d3pm.sampling import Samples
 
 
 def drawn(draw: Draw, num: int, **more: Any) -> Samples:
-    """``num`` samples; if it is stopped (Ctrl-C) after the first batch, those of the batches that are done."""
-    parts: list[Samples] = []
-    try:
-        for batch in draw.batches(num, **more):
-            parts.append(batch)
-    except KeyboardInterrupt:
-        if not parts:
-            raise
+    """``num`` samples; if it is stopped (Ctrl-C) after the first batch, those of the batches that are done.
+
+    Several processes share the batches, and all of them get the samples; whoever is stopped has the first ones.
+    """
+    parts = draw.team.joined(until_stopped(draw.batches(num, **more)))
+    if not parts:
+        raise KeyboardInterrupt
     return Samples.cat(parts)
+
+
+def until_stopped(work: Iterable[Any]) -> Iterator[Any]:
+    """What is done before somebody presses Ctrl-C."""
+    try:
+        yield from work
+    except KeyboardInterrupt:
+        return
 
 
 def tell(found: Samples, draw: Draw, num: int) -> None:

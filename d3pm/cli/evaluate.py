@@ -19,6 +19,7 @@ from d3pm.data.base import DataSource
 from d3pm.errors import ConfigError
 from d3pm.evaluation import QualityCurve, Report, bound_by_time, judge, unigram_entropy
 from d3pm.model import DiffusionModel
+from d3pm.parallel import everyone
 from d3pm.sampling import Sampler
 
 DESCRIPTION = """Estimate the bound on held-out data: L_T, the diffusion terms, L_0, and their sum; or, of a classifier,
@@ -33,6 +34,7 @@ its accuracy.
 
 RUN is the folder of a run or one of its checkpoints. The data is the run's, unless --data names another.
 --table and --plot take every term, at T network calls a batch; for pictures they tell the distortion too.
+`torchrun --nproc-per-node 8 -m d3pm evaluate RUN` shares the batches among 8 processes; the numbers are the same.
 
 --samples draws too, and says how far that is from what is real, beside the same of what costs nothing (symbols,
 pixels or columns drawn one by one) and of what cannot be beaten (as much real data). Several --steps give the
@@ -89,6 +91,8 @@ def main(argv: Sequence[str]) -> int:
     plan = plan_samples(model, data, config, made.sampler) if config.samples else None
     report, entropy = _report(model, data, config)
     drawn = plan() if plan else None
+    if not everyone().first:  # has helped
+        return 0
     if drawn and config.samples_table:
         curve.write_table(drawn, Path(config.samples_table))
     if drawn and config.curve:
@@ -156,12 +160,13 @@ def _by_time(model: DiffusionModel, data: DataSource, config: Any) -> tuple[Repo
         )
     check_same_data(model, data)
     numbers = ("num_examples", "batch_size", "seed")
+    team = everyone()
     found = bound_by_time(
-        model, data.split(config.split), progress=True, **{name: config[name] for name in numbers}
+        model, data.split(config.split), team=team, progress=True, **{name: config[name] for name in numbers}
     )
-    if config.table:
+    if config.table and team.first:
         write_table(found, Path(config.table))
-    if config.plot:
+    if config.plot and team.first:
         plot(found, Path(config.plot))
     return found.report, entropy_of(data, config.split)
 
@@ -191,13 +196,14 @@ def evaluate(
 ) -> tuple[Report, float | None]:
     """The report on a split, and the unigram entropy of that split, which a bound has to beat.
 
+    All processes that were started together have to ask: they share the work, and all get the answer.
     Options are those of :func:`~d3pm.evaluation.judge.judge`.
 
     Raises:
         ConfigError: If the data is written in other symbols, or in blocks of another shape.
     """
     check_same_data(model, data)
-    report = judge(model, data.split(split), progress=True, **options)
+    report = judge(model, data.split(split), team=everyone(), progress=True, **options)
     return report, None if model.objective.classifies else entropy_of(data, split)
 
 

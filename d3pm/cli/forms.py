@@ -14,6 +14,7 @@ from d3pm.cli.model import codec_of
 from d3pm.errors import ConfigError
 from d3pm.model import DiffusionModel
 from d3pm.objectives import Network
+from d3pm.parallel import ALONE, Team
 from d3pm.process import Process
 from d3pm.sampling import Ancestral, Sampler, Samples
 
@@ -28,6 +29,7 @@ class Draw:
         options: Of :meth:`~d3pm.model.DiffusionModel.batches`.
         labels: The classes to draw, in turn; empty where there are none.
         sharp: How beliefs are sharpened, last of all: arguments of :class:`~d3pm.discrete.truncation.Truncated`.
+        team: The processes that share the batches.
     """
 
     model: DiffusionModel
@@ -35,20 +37,21 @@ class Draw:
     options: dict[str, Any]
     labels: list[int]
     sharp: dict[str, Any] = field(default_factory=dict)
+    team: Team = ALONE
 
     def __call__(self, num: int, **more: Any) -> Tensor:
         """``num`` samples (num, \\*); ``more`` takes the place of the options."""
         return self.samples(num, **more).x0
 
     def samples(self, num: int, **more: Any) -> Samples:
-        """The same with what they cost."""
-        return Samples.cat(list(self.batches(num, **more)))
+        """The same with what they cost: all of them, in every process."""
+        return Samples.cat(self.team.joined(self.batches(num, **more)))
 
     def batches(self, num: int, **more: Any) -> Iterator[Samples]:
-        """The same, batch by batch."""
+        """The same, batch by batch: those that are this process's."""
         watched = more.get("watch") is not None
-        options: dict[str, Any] = {"progress": not watched and sys.stderr.isatty()}
-        options |= self.options | self.classes(num) | more
+        options: dict[str, Any] = {"progress": self.team.first and not watched and sys.stderr.isatty()}
+        options |= {"team": self.team} | self.options | self.classes(num) | more
         return self.model.batches(num, **options | {"network": self.sharpened(more.get("network"))})
 
     @classmethod
@@ -99,21 +102,6 @@ class Draw:
 def takes_its_own(sampler: Sampler, process: Process) -> bool:
     """Whether a sampler makes as many network calls as it needs, in one step as well as in many."""
     return sampler.default_steps(process) == 1 < process.num_steps
-
-
-def in_batches(num: int, size: int, options: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The size of each batch and its options, where tensors (num, \\*) are split; for those who draw by themselves.
-
-    >>> [(n, mine["x"].tolist(), mine["seed"]) for n, mine in in_batches(3, 2, {"x": torch.arange(3), "seed": 1})]
-    [(2, [0, 1], 1), (1, [2], 1)]
-    """
-
-    def mine(value: Any, some: slice) -> Any:
-        return value[some] if isinstance(value, Tensor) and value.dim() and len(value) == num else value
-
-    for start in range(0, num, size):
-        some = slice(start, min(start + size, num))
-        yield some.stop - start, {name: mine(value, some) for name, value in options.items()}
 
 
 class Form(ABC):

@@ -45,6 +45,8 @@ class Tables(Form):
             return
         codec: Any = codec_of(draw.model)
         found = drawn(draw, config.num)
+        if not draw.team.first:
+            return
         frame = codec.frame(found.x0)
         if config.output:
             write(frame, Path(config.output))

@@ -15,6 +15,7 @@ from d3pm.cli.model import codec_of
 from d3pm.cli.pictures import grid, save_animation, strip
 from d3pm.cli.targets import check_empty, check_new, fresh
 from d3pm.cli.walk import walk
+from d3pm.parallel import Team
 from d3pm.sampling import Samples
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ class Pictures(Form):
         given = holes(draw.model, config.inpaint, config.mask, config.num) if config.inpaint else {}
         num = len(given["x0"]) if given else config.num
         found = drawn(draw, num, watch=moments if config.strip else None, **given)
+        moments.join(draw.team)
+        if not draw.team.first:
+            return
         pictures = decode(found.x0)
         if config.output or not (config.each or config.strip):
             columns = config.num if num > config.num else None  # the fillings of a picture side by side
@@ -70,7 +74,9 @@ class Pictures(Form):
 
     def _walk(self, draw: Draw, num: int, file: Path) -> None:
         decode = codec_of(draw.model).decode
-        found = list(walk(draw, num))
+        found = draw.team.joined(walk(draw, num))
+        if not draw.team.first:
+            return
         frames = [grid(decode(some.x0)) for some in found]
         save_animation([*frames, *frames[-2:0:-1]], file)
         print(f"{file}: {num} walks through latent space and back, {len(frames)} frames each way")
@@ -89,17 +95,25 @@ class Moments:
         columns = min(columns, steps)
         self.steps = steps
         self.wanted = {(i + 1) * steps // columns - 1 for i in range(columns)}
-        self.states: dict[float, list[Tensor]] = {}
+        self.batches: list[dict[float, Tensor]] = []
         self._calls = count()
 
     def __call__(self, s: float, x: Tensor) -> None:
         """Called after every step of every batch."""
-        if next(self._calls) % self.steps in self.wanted:
-            self.states.setdefault(s, []).append(x.cpu())
+        step = next(self._calls) % self.steps
+        if step == 0:
+            self.batches.append({})
+        if step in self.wanted:
+            self.batches[-1][s] = x.cpu()
+
+    def join(self, team: Team) -> None:
+        """Remember what all processes have seen, in the order of the samples."""
+        self.batches = team.joined(self.batches)
 
     def seen(self, num: int | None = None) -> list[tuple[float, Tensor]]:
         """Times and what stood there, all batches joined; of the first ``num`` samples, if one was not finished."""
-        return [(s, torch.cat(parts)[:num]) for s, parts in self.states.items()]
+        whole = [batch for batch in self.batches if len(batch) == len(self.wanted)]
+        return [(s, torch.cat([batch[s] for batch in whole])[:num]) for s in whole[0]]
 
 
 def save_sheet(pictures: list["Image"], file: Path, columns: int | None = None) -> str:

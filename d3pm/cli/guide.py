@@ -12,6 +12,7 @@ from d3pm.errors import ConfigError
 from d3pm.guidance import ClassifierFreeGuidance, check_guidable
 from d3pm.model import DiffusionModel
 from d3pm.objectives import Network
+from d3pm.parallel import everyone
 from d3pm.process import Process
 from d3pm.sampling import Sampler
 
@@ -32,7 +33,7 @@ def drawing(model: DiffusionModel, config: Any, sampler: Sampler | None, default
     config.label = config.label or ("none" if config.inpaint else "all")
     make = by_classifier if config.classifier else _by_network
     draw = make(model, config, options)
-    draw.sharp = sharpening(model.process, config, defaults)
+    draw.sharp, draw.team = sharpening(model.process, config, defaults), everyone()
     return draw if sampler is None else draw.by(sampler)
 
 

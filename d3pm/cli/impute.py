@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from d3pm.cli.drawn import cost
+from d3pm.cli.drawn import cost, until_stopped
 from d3pm.cli.forms import Draw
 from d3pm.cli.frames import write
 from d3pm.cli.model import codec_of
@@ -63,24 +64,22 @@ def impute(draw: Draw, config: Any) -> None:
             f"--impute {config.impute}: no cell is empty among {len(holes.cells):,} rows, so there is nothing to "
             "fill in: leave the cells to be filled empty"
         )
-    generator = torch.Generator().manual_seed(config.seed)
-    parts: list[Samples] = []
-    try:
-        for rows in tqdm(todo.split(config.batch_size), "imputing", unit="batch", disable=None):
-            parts.append(holes.fill(rows, draw, generator))
-    finally:
-        if parts:
-            found = Samples.cat(parts)
-            done = len(found.x0)
-            write(holes.filled(todo[:done]), Path(config.output))
-            cells = int(holes.blanks[todo[:done]].sum())
-            print(f"{config.output}: {cells:,} cells filled, in {done:,} of {len(holes.cells):,} rows")
-            print(cost(found, draw.counted, "rows"), file=sys.stderr)
-            if done < len(todo):
-                print(
-                    f"{len(todo) - done:,} rows are left: go on with --impute {config.output}",
-                    file=sys.stderr,
-                )
+    parts = draw.team.joined(until_stopped(holes.drawn(todo, draw)))
+    if not parts:
+        raise KeyboardInterrupt
+    if not draw.team.first:
+        return
+    found = Samples.cat(parts)
+    done = todo[: len(found.x0)]
+    holes.x0[done] = found.x0.cpu()
+    write(holes.filled(done), Path(config.output))
+    cells = int(holes.blanks[done].sum())
+    print(f"{config.output}: {cells:,} cells filled, in {len(done):,} of {len(holes.cells):,} rows")
+    print(cost(found, draw.counted, "rows"), file=sys.stderr)
+    if len(done) < len(todo):
+        left = len(todo) - len(done)
+        print(f"{left:,} rows are left: go on with --impute {config.output}", file=sys.stderr)
+        raise KeyboardInterrupt
 
 
 @dataclass
@@ -115,19 +114,14 @@ class Holes:
             message = _from_one(str(error).removeprefix("source: ").removeprefix(f"{file} "))
             raise DataError(f"--impute {file}: {message}") from error
 
-    def fill(self, rows: Tensor, draw: Draw, generator: torch.Generator) -> Samples:
-        """Draw the empty cells of some rows, (n,), given the known ones."""
-        x0, known = self.x0[rows].to(draw.model.device), ~self.blanks[rows].to(draw.model.device)
-        found = draw.samples(
-            len(rows),
-            x0=x0,
-            known=known,
-            network=Complete(draw.network, self.codec),
-            generator=generator,
-            progress=False,
-        )
-        self.x0[rows] = found.x0.cpu()
-        return found
+    def drawn(self, rows: Tensor, draw: Draw) -> Iterator[Samples]:
+        """Some rows (n,) with their empty cells drawn, given the known ones: the batches that are this process's."""
+        network = Complete(draw.network, self.codec)
+        held = {"x0": self.x0[rows], "known": ~self.blanks[rows]}
+        batches = draw.batches(len(rows), network=network, progress=False, **held)
+        rounds = -(-len(rows) // (draw.options["batch_size"] * draw.team.size))
+        hidden = None if draw.team.first else True
+        return iter(tqdm(batches, "imputing", rounds, unit="batch", disable=hidden))
 
     def filled(self, rows: Tensor) -> "pd.DataFrame":
         """The table with those cells of some rows (n,) filled that were empty; all others are left alone."""

@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-import torch
 from transformers.utils import logging
 
 from d3pm.data.base import Codec
 from d3pm.errors import CheckpointError
 from d3pm.model import DiffusionModel
+from d3pm.parallel import local_device
 from d3pm.training import RunFolder
 
 
 def load_model(path: str) -> tuple[DiffusionModel, Path]:
-    """The model at ``path``, on the GPU if there is one, and the folder of the run it belongs to.
+    """The model at ``path``, on this process's GPU if there is one, and the folder of the run it belongs to.
 
     Raises:
         CheckpointError: If there is none, or it cannot be read; the message says what to do.
@@ -23,8 +23,7 @@ def load_model(path: str) -> tuple[DiffusionModel, Path]:
     model = DiffusionModel.from_pretrained(folder)
     run = folder.parent.parent  # of a checkpoint
     home = run if folder.parent.name == "checkpoints" and (run / "config.yaml").is_file() else folder
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval(), home  # type: ignore[arg-type]
+    return model.to(local_device()).eval(), home  # type: ignore[arg-type]
 
 
 def load_generator(path: str) -> tuple[DiffusionModel, Path]:

@@ -21,6 +21,7 @@ from d3pm.evaluation.pair_terms import PairTerms, measure_pairs
 from d3pm.evaluation.step_plan import RIVALS, candidate_times
 from d3pm.model import DiffusionModel
 from d3pm.training import RunFolder
+from d3pm.training.checkpoint import reseal
 
 DESCRIPTION = """Find the times at which a number of steps costs the model least: the term of the bound of every pair of
 times is measured, one network call for each time, and the best way down is the shortest path through them.
@@ -156,6 +157,7 @@ def save_plans(folder: Path, plans: dict[int, list[int]]) -> list[int]:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(aside, file)
+        reseal(folder, file.name)
     finally:
         aside.unlink(missing_ok=True)
     return [steps for steps in plans if str(steps) in old]

@@ -37,7 +37,8 @@ from d3pm.evaluation.quality_curve import Quality
 from d3pm.evaluation.table_quality import TableQuality
 from d3pm.evaluation.text_quality import TextQuality
 from d3pm.model import DiffusionModel
-from d3pm.sampling import Ancestral, Sampler, times_of
+from d3pm.parallel import everyone
+from d3pm.sampling import Ancestral, Sampler, Samples, times_of
 
 HELDOUT = 1_000_000
 """Tokens of held-out text that drawn text is compared with, at most."""
@@ -49,6 +50,10 @@ OPTIONS = {"steps": None, "sampler": None, "grid": "uniform", "curve": None, "sa
 """Those of all forms that need --samples, and what they are if not given."""
 
 
+Judging = tuple[int, Callable[[], Callable[[Tensor], Quality]]]
+"""How many samples are judged, and what makes their judge, which may take long and is made in one process only."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that is needed to draw and to judge, checked before the first network call.
@@ -57,17 +62,24 @@ class Plan:
         num: Samples of each kind.
         steps: The numbers of steps.
         draw: What draws them.
-        judge: What they are worth, of the samples as the model gives them.
+        judge: What they are worth, of the samples as the model gives them; None where another process judges.
     """
 
     num: int
     steps: list[int]
     draw: Draw
-    judge: Callable[[Tensor], Quality]
+    judge: Callable[[Tensor], Quality] | None
 
-    def __call__(self) -> QualityCurve:
-        """Draw and judge."""
-        return quality_curve(lambda steps: self.draw.samples(self.num, steps=steps), self.judge, self.steps)
+    def __call__(self) -> QualityCurve | None:
+        """Draw and judge; or draw a share, for the process that judges."""
+        if self.judge is not None:
+            return quality_curve(self._drawn, self.judge, self.steps)
+        for steps in self.steps:
+            self._drawn(steps)
+        return None
+
+    def _drawn(self, steps: int) -> Samples:
+        return self.draw.samples(self.num, steps=steps)
 
 
 def check_samples(model: DiffusionModel, config: Any) -> None:
@@ -138,7 +150,8 @@ def plan_samples(model: DiffusionModel, data: DataSource, config: Any, sampler: 
     steps = steps_of(config.steps, model, stepper, grid)
     form = form_of(model)
     plan_judge = _tables if isinstance(form, Tables) else _texts if isinstance(form, Texts) else _pictures
-    num, judge = plan_judge(model, data, config)
+    num, make_judge = plan_judge(model, data, config)
+    team = everyone()
     options = {
         "seed": config.seed,
         "batch_size": form.batch_size(model),
@@ -146,52 +159,57 @@ def plan_samples(model: DiffusionModel, data: DataSource, config: Any, sampler: 
         "grid": grid,
     }
     labels = classes_of(evenly(data.split(config.split), num)) if _has_classes(model) else []
-    return Plan(num, steps, Draw(model, model.network, options, labels), judge)
+    return Plan(num, steps, Draw(model, model.network, options, labels, team=team), team.once(make_judge))
 
 
-def _tables(
-    model: DiffusionModel, data: DataSource, config: Any
-) -> tuple[int, Callable[[Tensor], TableQuality]]:
-    train, test = rows_of(data.split("train")), rows_of(data.split(config.split))
-    num = _at_most(config.samples, len(train), "training rows")
+def _tables(model: DiffusionModel, data: DataSource, config: Any) -> Judging:
+    num = _at_most(config.samples, length_of(data, "train"), "training rows")
     codec: Any = model.codec
     target = getattr(data, "target", None)
-    return num, lambda x: table_quality(x, train, test, codec, target, config.seed)
+
+    def make() -> Callable[[Tensor], TableQuality]:
+        train, test = rows_of(data.split("train")), rows_of(data.split(config.split))
+        return lambda x: table_quality(x, train, test, codec, target, config.seed)
+
+    return num, make
 
 
-def _texts(
-    model: DiffusionModel, data: DataSource, config: Any
-) -> tuple[int, Callable[[Tensor], TextQuality]]:
-    judge = None if config.language_model is None else LanguageModel.load(config.language_model)
-    codec, heldout = codec_of(model), data.split(config.split)
-    length = len(heldout)  # type: ignore[arg-type]
+def _texts(model: DiffusionModel, data: DataSource, config: Any) -> Judging:
+    codec, heldout, length = codec_of(model), data.split(config.split), length_of(data, config.split)
     num = _at_most(config.samples, length // 2, f"{config.split} texts, besides as many to compare with,")
-    most = max(2 * num, HELDOUT // model.shape[0])
-    real = [text for rows in rows_in_parts(evenly(heldout, most)) for text in decoded(rows, codec)]
-    texts = TextJudge(
-        real,
-        training_texts(data.split("train"), codec),
-        num,
-        unigram=codec.decode(unigram_rows(data.split("train"), num, model.shape[0], config.seed)),
-        language_model=judge,
-    )
-    return num, lambda x: texts(codec.decode(x))
+
+    def make() -> Callable[[Tensor], TextQuality]:
+        judge = None if config.language_model is None else LanguageModel.load(config.language_model)
+        most = max(2 * num, HELDOUT // model.shape[0])
+        real = [text for rows in rows_in_parts(evenly(heldout, most)) for text in decoded(rows, codec)]
+        texts = TextJudge(
+            real,
+            training_texts(data.split("train"), codec),
+            num,
+            unigram=codec.decode(unigram_rows(data.split("train"), num, model.shape[0], config.seed)),
+            language_model=judge,
+        )
+        return lambda x: texts(codec.decode(x))
+
+    return num, make
 
 
-def _pictures(
-    model: DiffusionModel, data: DataSource, config: Any
-) -> tuple[int, Callable[[Tensor], PictureQuality]]:
+def _pictures(model: DiffusionModel, data: DataSource, config: Any) -> Judging:
     codec: Any = codec_of(model)
-    train = in_bytes(rows_of(evenly(data.split("train"), PICTURES)), codec)
-    real = in_bytes(rows_of(data.split(config.split)), codec)
-    features = features_of(config.features, model, train)
-    num = _at_most(config.samples, len(real), f"{config.split} pictures")
-    try:
-        check_number(num, features.size)
-    except DataError as error:
-        raise ConfigError(f"--samples is {config.samples}: {error}") from error
-    judge = PictureJudge(real, train, num, features=features, seed=config.seed)
-    return num, lambda x: judge(in_bytes(x, codec))
+    num = _at_most(config.samples, length_of(data, config.split), f"{config.split} pictures")
+
+    def make() -> Callable[[Tensor], PictureQuality]:
+        train = in_bytes(rows_of(evenly(data.split("train"), PICTURES)), codec)
+        real = in_bytes(rows_of(data.split(config.split)), codec)
+        features = features_of(config.features, model, train)
+        try:
+            check_number(num, features.size)
+        except DataError as error:
+            raise ConfigError(f"--samples is {config.samples}: {error}") from error
+        judge = PictureJudge(real, train, num, features=features, seed=config.seed)
+        return lambda x: judge(in_bytes(x, codec))
+
+    return num, make
 
 
 def features_of(name: str | None, model: DiffusionModel, train: Tensor) -> Features:
@@ -274,9 +292,14 @@ def rows_of(data: Dataset) -> Tensor:
     return torch.stack([item["x0"] for part in rows_in_parts(whole) for item in part])
 
 
+def length_of(data: DataSource, split: str) -> int:
+    """How many rows a split has."""
+    return len(data.split(split))  # type: ignore[arg-type]
+
+
 def _at_most(samples: int, most: int, what: str) -> int:
     """As many as there are to put beside; says so if that is fewer."""
-    if samples > most:
+    if samples > most and everyone().first:
         print(
             f"--samples is {samples:,}, but there are {most:,} {what} to put beside: {most:,} are drawn",
             file=sys.stderr,

@@ -10,6 +10,7 @@ from d3pm.cli.forms import form_of, refuse_foreign
 from d3pm.cli.guide import drawing
 from d3pm.cli.model import load_generator
 from d3pm.cli.parser import Parser
+from d3pm.compiled import Compiled, halves
 from d3pm.errors import ConfigError
 from d3pm.sampling import Sampler
 
@@ -34,8 +35,11 @@ byte pairs, a blank is ░.) In a pattern [abc], [a-z] and [^ ] are sets of char
 --impute takes a table with the columns of the model and fills the empty cells of it, those that hold ? or NaN
 too; all other cells stay as they are. Each row is filled once; another --seed fills it in another way.
 --inpaint fills a picture of the model's size, or each of a folder, --num times: where it is transparent, or
-where the mask is white. What it cost is said in network calls. Ctrl-C keeps the batches that are done; of a job
-that is one batch that is nothing, so give a smaller --batch-size."""
+where the mask is white. What it cost is said in network calls. Ctrl-C keeps the batches that are done;
+of a job that is one batch that is nothing, so give a smaller --batch-size.
+
+`torchrun --nproc-per-node 8 -m d3pm sample RUN -n 512` shares the batches among 8 processes; the samples are the
+same. (torchrun takes --num for an option of its own: write -n.)"""
 
 
 LARGEST_GUIDANCE = 1000
@@ -62,15 +66,22 @@ def main(argv: Sequence[str]) -> int:
     sampler = parser.instantiate(config).sampler
     config.steps = steps
     draw = drawing(model, config, sampler, parser.get_defaults())
+    if config.compile:
+        draw.network = Compiled(draw.network, halves(config.batch_size))
     form.present(continuous(draw, config) if config.sde else draw, config, home)
     return 0
 
 
 def _add_common(group: Any) -> None:
-    group.add_argument("--num", type=int | None, help="how many samples; null: 4")
+    group.add_argument("-n", "--num", type=int | None, help="how many samples; null: 4")
     group.add_argument("--seed", type=int, default=0, help="equal seeds (and batch sizes) give equal samples")
     group.add_argument(
         "--batch_size", type=int | None, help="how many samples at a time; null: 64, of narrow tables more"
+    )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network, a minute or two before the first sample: pays on GPUs, for many samples",
     )
     group.add_argument(
         "--output",

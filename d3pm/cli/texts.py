@@ -46,12 +46,14 @@ class Texts(Form):
         text, screen = given(draw.model, config), Screen()
         draw = lengthened(draw, text.length, config.block, config.context)
         more = {"network": constrained(draw, text), "shape": (text.length,), **text.held(config.num)}
-        if config.watch:
+        if config.watch and draw.team.first:
             masks = torch.full_like(text.x0, codec_of(draw.model).num_symbols)
             start = torch.where(text.known, text.x0, masks)
             watch = Watch(codec_of(draw.model), screen, more["network"], start, end=bool(config.output))
             more |= {"watch": watch, "network": watch.network}
         found = drawn(draw, config.num, **more)
+        if not draw.team.first:
+            return
         texts = codec_of(draw.model).decode(found.x0)
         if config.output:
             Path(config.output).write_text("".join(f"{one_row(text)}\n" for text in texts))

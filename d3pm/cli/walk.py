@@ -1,11 +1,13 @@
 """Walks through latent space: what a deterministic sampler makes of the arc between two latents."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
 from d3pm.cli.forms import Draw
 from d3pm.cli.noise import need_gaussian
+from d3pm.parallel import ALONE
 from d3pm.sampling import Samples
 
 FRAMES = 24
@@ -13,7 +15,7 @@ FRAMES = 24
 
 
 def walk(draw: Draw, num: int, frames: int = FRAMES) -> Iterator[Samples]:
-    """``num`` walks side by side: yields the samples at each point, ``frames`` times.
+    """``num`` walks side by side: yields the samples at each of ``frames`` points that is this process's.
 
     Each walk keeps its class, and its noise if the sampler adds any, so a sample is a smooth function of the
     point. DDIM takes the steps where the options name no sampler.
@@ -29,5 +31,6 @@ def walk(draw: Draw, num: int, frames: int = FRAMES) -> Iterator[Samples]:
         draw = draw.by(DDIM())
     generator = torch.Generator().manual_seed(draw.options["seed"])
     a, b = (model.process.prior((num, *model.shape)).sample(generator) for _ in range(2))
-    for share in torch.linspace(0, 1, frames, dtype=torch.float64):
-        yield draw.samples(num, x_T=slerp(a, b, share.expand(num)))
+    alone = replace(draw, team=ALONE)
+    for share in torch.linspace(0, 1, frames, dtype=torch.float64)[draw.team.rank :: draw.team.size]:
+        yield alone.samples(num, x_T=slerp(a, b, share.expand(num)))

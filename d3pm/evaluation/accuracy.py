@@ -11,9 +11,10 @@ from torch.utils.data import Dataset
 
 from d3pm.distributions import uniforms
 from d3pm.errors import DataError
-from d3pm.evaluation.examples import batches, check_numbers
+from d3pm.evaluation.examples import BAR, Batches, check_numbers
 from d3pm.evaluation.report import Report, plus_minus
 from d3pm.model import DiffusionModel
+from d3pm.parallel import ALONE, Team, noise_of
 
 PARTS = 5
 """Into how many equal parts 1 … T is divided."""
@@ -65,6 +66,7 @@ def estimate_accuracy(
     num_times: int = 16,
     batch_size: int = 32,
     seed: int = 0,
+    team: Team = ALONE,
     progress: bool = False,
 ) -> AccuracyReport:
     """Judge a classifier of noisy data on examples spread evenly over ``data``: ``num_times`` calls a batch.
@@ -76,6 +78,7 @@ def estimate_accuracy(
         num_times: Stratified times in 1 … T for each example.
         batch_size: Examples a network call.
         seed: Of times and noise; torch's global generator is left alone.
+        team: The processes that share the batches, all of which get the report.
         progress: Show a progress bar, on a terminal.
 
     Raises:
@@ -83,19 +86,21 @@ def estimate_accuracy(
         DataError: If the examples have no labels.
     """
     check_numbers(num_examples=num_examples, num_times=num_times, batch_size=batch_size)
-    generator = torch.Generator().manual_seed(seed)
-    was_training, _ = model.training, model.eval()
-    answers, labels = [], []
-    for batch in batches(data, num_examples, batch_size, progress):
+
+    def answered(number: int, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         if "labels" not in batch:
             raise DataError(
                 "data: a classifier is judged by labels, and these examples have none: ask for them"
             )
-        batch = {name: value.to(model.device) for name, value in batch.items()}
-        columns = [_answers(model, batch, stratum, num_times, generator) for stratum in range(num_times)]
-        answers.append(torch.stack(columns, -1))
-        labels.append(batch["labels"].cpu())
+        there = {name: value.to(model.device) for name, value in batch.items()}
+        noise = noise_of(seed, number)
+        columns = [_answers(model, there, stratum, num_times, noise) for stratum in range(num_times)]
+        return torch.stack(columns, -1), batch["labels"]
+
+    was_training, _ = model.training, model.eval()
+    found = team.map(answered, Batches(data, num_examples, batch_size), BAR if progress else None)
     model.train(was_training)
+    answers, labels = zip(*found, strict=True)
     t, right, surprise = torch.cat(answers, 1)
     return summarise(t, right, surprise, torch.cat(labels), model.process.num_steps)
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from torch.utils.data import Dataset
 
-from d3pm.evaluation.examples import batches, check_numbers
+from d3pm.evaluation.examples import BAR, Batches, check_numbers
 from d3pm.evaluation.report import Report, plus_minus
 from d3pm.model import DiffusionModel
 from d3pm.objectives import VLB
+from d3pm.parallel import ALONE, Team
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,14 @@ def estimate_bound(
     num_times: int = 16,
     batch_size: int = 32,
     seed: int = 0,
+    team: Team = ALONE,
     progress: bool = False,
 ) -> BoundReport:
     """Estimate the bound on examples spread evenly over ``data``.
 
-    Examples, times and noise follow from ``seed``, on every device alike, so that two models are compared on
-    the same draws; torch's global generator is left alone. Costs ``num_times`` + 1 network calls a batch.
+    Examples, times and noise follow from ``seed``, on every device alike and however many processes share the
+    work, so that two models are compared on the same draws; torch's global generator is left alone. Costs
+    ``num_times`` + 1 network calls a batch.
 
     Args:
         model: What is judged.
@@ -65,14 +68,15 @@ def estimate_bound(
         num_times: Stratified times for each example; T - 1 or more takes every term.
         batch_size: Examples a network call.
         seed: Of the draws.
+        team: The processes that share the batches, all of which get the report.
         progress: Show a progress bar, on a terminal.
 
     Raises:
         ConfigError: If a number is below 1.
     """
     check_numbers(num_examples=num_examples, num_times=num_times, batch_size=batch_size)
-    held_out = batches(data, num_examples, batch_size, progress)
-    bound = model.evaluate(held_out, num_times=num_times, seed=seed)
+    held_out = Batches(data, num_examples, batch_size)
+    bound = model.evaluate(held_out, num_times=num_times, seed=seed, team=team, bar=BAR if progress else None)
     return summarise(bound, min(num_times, model.process.num_steps - 1))
 
 

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from d3pm.evaluation.bound import BoundReport, summarise
-from d3pm.evaluation.examples import batches, check_numbers
-from d3pm.model import DiffusionModel
+from d3pm.evaluation.examples import BAR, Batches, check_numbers
+from d3pm.model import DiffusionModel, on_cpu
 from d3pm.objectives import VLB, vlb_terms
+from d3pm.parallel import ALONE, Team, noise_of
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def bound_by_time(
     num_examples: int = 512,
     batch_size: int = 32,
     seed: int = 0,
+    team: Team = ALONE,
     progress: bool = False,
 ) -> ByTime:
     """Every term of the bound on examples spread evenly over ``data``: T network calls a batch.
@@ -55,11 +57,12 @@ def bound_by_time(
         Ho et al., *Denoising Diffusion Probabilistic Models*, 2020, section 4.3 and table 4.
     """
     check_numbers(num_examples=num_examples, batch_size=batch_size)
-    generator = torch.Generator().manual_seed(seed)
     was_training, _ = model.training, model.eval()
-    found = [
-        _one_batch(model, batch, generator) for batch in batches(data, num_examples, batch_size, progress)
-    ]
+    found = team.map(
+        lambda number, batch: _one_batch(model, batch, noise_of(seed, number)),
+        Batches(data, num_examples, batch_size),
+        BAR if progress else None,
+    )
     model.train(was_training)
     bounds, squares = zip(*found, strict=True)
     return _join(VLB.cat(list(bounds)), None if squares[0] is None else sum(squares))
@@ -69,14 +72,14 @@ def bound_by_time(
 def _one_batch(
     model: DiffusionModel, batch: dict[str, Tensor], generator: torch.Generator
 ) -> tuple[VLB, Tensor | None]:
-    """The bound, and the squared distortion at each t summed over examples, (T,)."""
+    """The bound, and the squared distortion at each t summed over examples, (T,), on the CPU."""
     batch = {name: value.to(model.device) for name, value in batch.items()}
     if not hasattr(model.process, "denoise"):
-        return vlb_terms(model.process, model.network, generator=generator, **batch), None
+        return on_cpu(vlb_terms(model.process, model.network, generator=generator, **batch)), None
     from d3pm.gaussian.rate_distortion import rate_distortion
 
     found = rate_distortion(model.process, model.network, generator=generator, **batch)  # type: ignore[arg-type]
-    return found.bound, found.rmse**2 * len(batch["x0"])
+    return on_cpu(found.bound), (found.rmse**2 * len(batch["x0"])).cpu()
 
 
 def _join(bound: VLB, squares: Tensor | None) -> ByTime:
