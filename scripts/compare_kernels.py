@@ -115,8 +115,7 @@ def run(config: Config, folder: Path, evaluation: list[str]) -> Config:
         file = folder.parent / f"{folder.name}.yaml"
         file.write_text(yaml.safe_dump(config))
         started = time.perf_counter()
-        resume = ["--resume"] if folder.exists() else []
-        if d3pm(["train", "--config", str(file), "--output", str(folder), *resume]):
+        if d3pm(["train", "--config", str(file), "--output", str(folder), "--resume", "auto"]):
             raise SystemExit(f"{folder.name} could not be trained: see above")
         minutes = (time.perf_counter() - started) / 60
         said = io.StringIO()
