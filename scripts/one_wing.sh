@@ -17,5 +17,5 @@ without() { # WING TESTS...: run the tests in a copy that lacks d3pm/WING
     (cd "$copy" && PYTHONPATH=$copy "$python" -m pytest -n 2 "${tests[@]}")
 }
 
-without gaussian tests/contracts tests/training tests/test_{calibration,cli,cli_levels,cli_tables,continuous_limit,hypothesis,model,objectives,oracle,regressions,sampling,specs,table_diffusion,table_quality,text_quality}.py tests/discrete tests/transitions d3pm/transitions d3pm/discrete
+without gaussian tests/contracts tests/training tests/test_{calibration,cli,cli_levels,cli_tables,continuous_limit,deferred,draws,hypothesis,model,objectives,oracle,regressions,sampling,specs,table_diffusion,table_quality,text_quality}.py tests/discrete tests/transitions d3pm/transitions d3pm/discrete
 without discrete tests/gaussian

@@ -36,8 +36,8 @@ def survival_and_slope(schedule: Schedule, u: Tensor) -> tuple[Tensor, Tensor]:
     r""":math:`\bar\alpha(u)` and :math:`\bar\alpha'(u)`, float64 (B,)."""
     u = u.detach().double()
     # Forwards: no compiler stops at it, and it may stand inside what is computed again on the way back.
-    alpha_bar, slope = torch.func.jvp(schedule.alpha_bar, (u,), (torch.ones_like(u),))
-    return alpha_bar, slope
+    survival: tuple[Tensor, Tensor] = torch.func.jvp(schedule.alpha_bar, (u,), (torch.ones_like(u),))  # type: ignore
+    return survival
 
 
 def integrand(process: DiscreteDiffusion, output: Tensor, x0: Tensor, x_u: Tensor, u: Tensor) -> Tensor:

@@ -7,48 +7,36 @@
   one piece or in micro-batches. What a network draws by itself (dropout, labels left out) is fixed, but not the same.
 """
 
-import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, RandomSampler, default_collate
-from transformers import Trainer, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_pt_utils import nested_gather
 from transformers.utils import logging
 
 from d3pm.data.feed import Portion, StepFeed, StreamedRows
 from d3pm.draws import Share, mixed
-from d3pm.errors import CheckpointError, ConfigError, D3PMError
+from d3pm.errors import ConfigError
 from d3pm.model import DiffusionModel
-from d3pm.parallel import everyone
+from d3pm.training.arguments import training_arguments
 from d3pm.training.callbacks import FollowWeights, Progress, Report, StopOnSignal
 from d3pm.training.config import TrainingConfig
-from d3pm.training.data_position import load_position, save_position
 from d3pm.training.ema import EMA
+from d3pm.training.keeping import KeepingTrainer, together
 from d3pm.training.layers import compile_layers, recompute
 from d3pm.training.optimizers import muon_adamw
 from d3pm.training.run import RunFolder
-from d3pm.training.sharded import gathered, load_optimizer, load_weights, settle, shard, whole_weights
-
-R = TypeVar("R")
-AVERAGES, RAW_WEIGHTS = "model*.safetensors", "raw_weights.pt"
-OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
-UNLOGGED = "unlogged_loss.json"
-LR_SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}
+from d3pm.training.sharded import settle, shard, whole_weights
 
 
-class DiffusionTrainer(Trainer):
+class DiffusionTrainer(KeepingTrainer):
     """Trains a :class:`~d3pm.model.DiffusionModel`.
 
     Args:
@@ -59,8 +47,6 @@ class DiffusionTrainer(Trainer):
         judge: Reports on a model by held-out data. It must not draw from torch's global generator.
         unit: What one dimension is called in the progress bar.
     """
-
-    feed: StepFeed | None = None  # what deals a stream
 
     def __init__(
         self,
@@ -241,153 +227,3 @@ class DiffusionTrainer(Trainer):
         self.state.compute_steps(self.args, max_steps)  # a checkpoint's intervals must not outlive its config
         self._clock = (time.perf_counter(), self.state.global_step)
         return state
-
-    def _save_checkpoint(self, model, trial) -> None:
-        loss = nested_gather(self._tr_loss, self.args.parallel_mode).mean().item()
-        unlogged = {"loss": loss, "since": self._globalstep_last_logged}
-        self._kept = (
-            self._whole_states()
-        )  # before anything is written: nobody waits for one that cannot write
-        name = f"checkpoint-{self.state.global_step}"
-        self._write(name, lambda: self._stage(model, trial, unlogged))
-        self._kept = {}
-        self._write(name, self._commit)
-
-    def _write(self, what: str, act: Callable[[], object]) -> None:
-        """Have every process do its share of writing ``what``; where one cannot, all say why, and no half is left."""
-        keep = self.config.keep_checkpoints
-
-        def share() -> None:
-            with self.folder.writing(what, keep):
-                act()
-
-        try:
-            together(share)
-        except CheckpointError:
-            if self.args.should_save:
-                self.folder.sweep()
-            raise
-
-    def _whole_states(self) -> dict[str, Any]:
-        """The contents of files by name; whole in process 0, and all processes must call this."""
-        assert self.optimizer is not None
-        return {
-            AVERAGES: whole_weights(self.ema.model),
-            RAW_WEIGHTS: whole_weights(self.diffusion),
-            OPTIMIZER: gathered(self.optimizer.state_dict()),
-        }
-
-    def _stage(self, model, trial, unlogged: dict[str, float]) -> None:
-        """Write this process's share of a checkpoint into ``folder.staging``."""
-        super()._save_checkpoint(model, trial)
-        staged = self.folder.staging / f"checkpoint-{self.state.global_step}"
-        if self.feed is not None:
-            save_position(self.feed, staged)
-        if self.args.should_save:
-            (staged / UNLOGGED).write_text(json.dumps(unlogged))
-
-    def _commit(self) -> None:
-        """Make a checkpoint of what all processes have staged."""
-        if self.args.should_save:
-            self.folder.commit(self.state.global_step, self.config.keep_checkpoints)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if self.args.should_save:
-            folder = Path(output_dir or str(self.args.output_dir))
-            self.ema.model.save_pretrained(folder, state_dict=self._kept[AVERAGES])
-            torch.save(self._kept[RAW_WEIGHTS], folder / RAW_WEIGHTS)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.args.should_save:
-            assert self.lr_scheduler is not None
-            torch.save(self._kept[OPTIMIZER], Path(output_dir) / OPTIMIZER)
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """The last of what is loaded, after the loop has forgotten the losses since the last line in the log."""
-        super()._load_rng_state(checkpoint)
-        if checkpoint is not None and (Path(checkpoint) / UNLOGGED).is_file():
-            unlogged = json.loads((Path(checkpoint) / UNLOGGED).read_text())
-            self._tr_loss += unlogged["loss"]
-            self._globalstep_last_logged = unlogged["since"]
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        folder = Path(resume_from_checkpoint)
-        with _readable(resume_from_checkpoint):
-            averages: dict[str, Tensor] = {}
-            for file in folder.glob(AVERAGES):
-                averages |= load_file(file)
-            load_weights(self.ema.model, averages)
-            load_weights(self.diffusion, self._read(folder / RAW_WEIGHTS))
-
-    def _read(self, file: Path) -> Any:
-        """What ``torch.save`` wrote; a process that keeps parts leaves on disk what it does not look at."""
-        return torch.load(file, map_location="cpu", mmap=self.sharded, weights_only=True)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-        assert self.optimizer is not None
-        assert self.lr_scheduler is not None
-        with _readable(checkpoint):
-            load_optimizer(self.optimizer, self._read(Path(checkpoint) / OPTIMIZER))
-            self.lr_scheduler.load_state_dict(self._read(Path(checkpoint) / SCHEDULER))
-        if self.feed is not None:
-            load_position(self.feed, Path(checkpoint))
-
-
-@contextmanager
-def _readable(checkpoint: str | None) -> Iterator[None]:
-    try:
-        yield
-    except D3PMError:
-        raise
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else ""
-        raise CheckpointError(
-            f"checkpoint {checkpoint} cannot be read ({type(error).__name__}: {reason}): move it away to resume "
-            "from the one before"
-        ) from error
-
-
-def together(act: Callable[[], R]) -> list[R]:
-    """``act`` in every process: what each one got; an error of one is raised in all."""
-    return everyone().joined(act() for _ in range(1))
-
-
-def training_arguments(config: TrainingConfig, folder: RunFolder) -> TrainingArguments:
-    """Say :class:`TrainingConfig` in the words of ``transformers``."""
-    here = config.here()
-    args = TrainingArguments(
-        output_dir=str(folder.staging),
-        max_steps=config.max_steps,
-        per_device_train_batch_size=here.micro_batch_size,
-        gradient_accumulation_steps=here.accumulation,
-        optim="adamw_torch_fused",
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=LR_SCHEDULES[config.lr_schedule],
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        seed=config.seed,
-        data_seed=config.seed,
-        use_cpu=not here.gpu,  # the tables are float64, which Apple's GPUs do not have
-        bf16=here.bf16,
-        eval_strategy="steps",
-        eval_steps=config.eval_every,
-        save_strategy="steps",
-        save_steps=config.save_every,
-        logging_steps=config.log_every,
-        logging_nan_inf_filter=False,
-        report_to=[tracker for tracker in config.report_to if tracker != "tensorboard"] or "none",
-        disable_tqdm=True,
-        log_level="error",
-        ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,  # tables are the same everywhere; so is what a loss remembers
-        dataloader_num_workers=config.num_workers,
-        dataloader_drop_last=True,
-        dataloader_pin_memory=here.gpu,
-        remove_unused_columns=False,
-    )
-    args._n_gpu = min(args.n_gpu, 1)  # one device a process; torchrun starts more
-    return args

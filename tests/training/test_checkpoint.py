@@ -15,7 +15,7 @@ from d3pm.cli import main
 from d3pm.errors import CheckpointError
 from d3pm.training import RunFolder, checkpoint
 from d3pm.training.checkpoint import MANIFEST, damage, reseal, seal
-from d3pm.training.trainer import RAW_WEIGHTS
+from d3pm.training.keeping import RAW_WEIGHTS
 
 
 @pytest.fixture

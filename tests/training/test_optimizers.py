@@ -11,8 +11,8 @@ from torch import nn
 from d3pm.errors import ConfigError
 from d3pm.networks import TransformerDenoiser, UNetDenoiser
 from d3pm.training import RunFolder, TrainingConfig
+from d3pm.training.keeping import RAW_WEIGHTS
 from d3pm.training.optimizers import hidden_matrices, muon_adamw
-from d3pm.training.trainer import RAW_WEIGHTS
 
 pytestmark = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
 MUON = ("--training.optimizer", "muon")

@@ -9,7 +9,8 @@ import yaml
 from tiny import train, write_config
 
 from d3pm.training import RunFolder
-from d3pm.training.trainer import RAW_WEIGHTS, DiffusionTrainer
+from d3pm.training.keeping import RAW_WEIGHTS
+from d3pm.training.trainer import DiffusionTrainer
 
 RESUME = "--resume"
 
