@@ -100,10 +100,10 @@ def capacity_for(share: float, batch: int, entries: int) -> int:
     r"""Entries in doubt that a batch of ``batch`` examples at evenly spread times has at most.
 
     With an expected ``share`` of entries in doubt that rises with t, times that are spread evenly (one in each of
-    ``batch`` strata) put the expected number within five examples' worth of ``share * entries``; and by Hoeffding's
+    ``batch`` strata) put the expected number within six examples' worth of ``share * entries``; and by Hoeffding's
     inequality the number exceeds its expectation by :math:`5 \sqrt n` with a chance below :math:`e^{-50}`.
     """
     if not entries:
         return 0
-    bound = share * entries + 5 * entries / batch + 5 * math.sqrt(entries)
+    bound = share * entries + 6 * entries / batch + 5 * math.sqrt(entries)
     return min(entries, 64 * math.ceil(bound / 64))

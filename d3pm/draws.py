@@ -118,30 +118,21 @@ def _drawn(
 
 
 def evenly(batch: int, device: torch.device) -> Tensor:
-    """0 … ``batch`` - 1 in an order of which parts are spread evenly too, int64.
+    """0 … ``batch`` - 1 in an order of which parts are spread evenly too, int64: by their bits read backwards.
 
-    Of the order's halves, quarters, … each has one number in each of as many equal ranges as it is long; likewise of
-    other parts that divide by the largest prime factors first, and nearly so of all others.
+    Of a power of two the order's halves, quarters, … have one number in each of as many equal ranges as they are long.
+    Of any other batch, up to 2,048 at least, a range holds at most 4 numbers more or less of a part (one that the batch
+    is a multiple of) than it has in the mean.
 
     >>> evenly(8, torch.device("cpu"))
     tensor([0, 4, 2, 6, 1, 5, 3, 7])
     """
-    order = torch.zeros(1, dtype=torch.int64, device=device)
-    for prime in _prime_factors(batch):
-        order = (order * prime + torch.arange(prime, device=device).unsqueeze(-1)).flatten()
-    return order
-
-
-def _prime_factors(number: int) -> list[int]:
-    """Largest first."""
-    found, factor = [], 2
-    while number > 1:
-        if number % factor:
-            factor += 1
-        else:
-            found.append(factor)
-            number //= factor
-    return found[::-1]
+    forwards = torch.arange(batch, device=device)
+    backwards = torch.zeros_like(forwards)
+    for _ in range((batch - 1).bit_length()):
+        backwards = 2 * backwards + forwards % 2
+        forwards = forwards // 2
+    return backwards.argsort().argsort()
 
 
 class Streams:

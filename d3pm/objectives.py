@@ -234,7 +234,7 @@ def stratified(x0: Tensor, generator: torch.Generator | None = None) -> Tensor:
     batch, mine, everyone = whole(len(x0), generator)
     size, device = torch.Size([batch]), x0.device
     turn = integers(max(batch, 1), torch.Size([1]), device, everyone)
-    strata = (evenly(batch, device)[:batch] + turn) % batch
+    strata = (evenly(batch, device) + turn) % batch
     place = (strata + uniforms(size, device, everyone)) / batch
     return place[mine].clamp(max=math.nextafter(1.0, 0.0))
 
@@ -245,12 +245,15 @@ class Objective(Part, ABC):
     Attributes:
         is_bound: Whether its mean is the bound itself, and may be read as such.
         classifies: Whether it trains a classifier, which has neither a bound nor samples.
-        even: Whether the times drawn for a batch are spread evenly over the chain.
     """
 
     is_bound: ClassVar[bool] = False
     classifies: ClassVar[bool] = False
-    even: ClassVar[bool] = True
+
+    @property
+    def even(self) -> bool:
+        """Whether the times drawn for a batch are those of :func:`stratified`."""
+        return type(self).draw is Objective.draw
 
     def __call__(
         self,

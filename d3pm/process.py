@@ -25,12 +25,12 @@ class Process(Part, ABC):
         num_steps: T.
         fractional: Whether times between whole steps have a meaning too; they are then float tensors.
         entrywise: Whether what a law says of an entry depends on what stands there alone, and in the same way
-            everywhere, so that entries may be scored one by one.
+            everywhere, and costs no more if each entry is an example of its own.
     """
 
     num_steps: int
     fractional: ClassVar[bool] = False
-    entrywise: ClassVar[bool] = False
+    entrywise: bool = False
 
     @classmethod
     def example(cls) -> Sequence[Process]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,6 @@ class UniformTimes(Objective):
     """
 
     base: Objective
-    even: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_base(self.base)
@@ -77,7 +76,6 @@ class ImportanceTimes(torch.nn.Module, Objective):
         Nichol and Dhariwal, *Improved DDPM*, 2021, section 3.3.
     """
 
-    even: ClassVar[bool] = False
     losses: Tensor
     seen: Tensor
 
@@ -134,7 +132,7 @@ class ImportanceTimes(torch.nn.Module, Objective):
         losses = scored(partial(self.at, process), process, network, x0, x_t, t, cond)
         if self.training:
             batch = self._parts.put(
-                torch.stack([index.double(), losses.detach() / self.count(x0, cond)]), generator
+                torch.stack([index.double(), losses.detach() / self.count(x0, cond).clamp(min=1)]), generator
             )
             if batch is not None:
                 self.remember(batch[0].long(), batch[1])

@@ -134,6 +134,14 @@ def test_more_in_doubt_than_fit_is_no_number_rather_than_a_wrong_one(monkeypatch
     assert bool(module.piecewise(loss, output, x0, x_t, t, x_t == K - 1, capacity=41).isnan().all())
 
 
+def test_a_kernel_of_matrices_is_not_asked_entry_by_entry():
+    """It would take a matrix (K, K) for each entry."""
+    network, _ = network_and_twin()
+    deferring = {type(p.transition).__name__: module.may_defer(p, network) for p in PROCESSES}
+    assert deferring.pop("MatrixTransition") is False
+    assert all(deferring.values())
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 8, 30, 128])
 def test_evenly_spread_times_never_need_more_than_the_capacity(batch):
     process = DiscreteDiffusion(AbsorbingTransition(num_states=5, num_steps=1000))
@@ -149,12 +157,12 @@ def test_evenly_spread_times_never_need_more_than_the_capacity(batch):
         assert room <= 0.61 * x0.numel()
 
 
-@pytest.mark.parametrize(("batch", "rows"), [(128, 8), (96, 32), (30, 10)])
+@pytest.mark.parametrize(("batch", "rows"), [(128, 8), (96, 32), (30, 10), (1552, 16), (1675, 25)])
 def test_nor_do_the_times_of_a_part_of_a_batch(batch, rows):
     process = DiscreteDiffusion(AbsorbingTransition(num_states=5, num_steps=1000))
     x0, room = torch.zeros(rows, 64, dtype=torch.int64), capacity_for(process.doubt, rows, rows * 64)
     for seed in range(40):
-        for first in range(0, batch, rows):
+        for first in range(0, batch, rows)[:8]:
             share = Share(seed, first, rows, batch)
             t = 1 + (stratified(x0, share) * 1000).long()
             assert int((process.q_sample(x0, t, share) == 4).sum()) <= room
@@ -236,3 +244,11 @@ def test_peak_memory_is_a_quarter_at_most(kernel):
     assert ours[1:] == pytest.approx(plain[1:], rel=1e-5)
     assert math.isfinite(ours[1])
     assert 4 * ours[0] <= plain[0], (ours, plain, resource.getpagesize())
+
+
+def test_a_row_in_which_nothing_counts_leaves_no_gap_in_what_is_remembered():
+    process, (network, _) = PROCESSES[0], network_and_twin()
+    objective, mask = ImportanceTimes(VariationalBound(), T), torch.ones(6, 7, dtype=torch.int64)
+    mask[2] = 0
+    objective(process, network, data(process), attention_mask=mask)
+    assert bool(objective.losses.isfinite().all())

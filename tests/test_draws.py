@@ -220,13 +220,13 @@ class TestEvenly:
     def test_it_is_an_order(self, batch):
         assert evenly(batch, CPU).sort().values.tolist() == list(range(batch))
 
-    @pytest.mark.parametrize(("batch", "rows"), [(64, 32), (64, 4), (96, 48), (96, 3), (60, 30), (100, 25)])
+    @pytest.mark.parametrize(("batch", "rows"), [(64, 32), (64, 4), (128, 8), (2, 1)])
     def test_times_of_parts_are_stratified_too(self, batch, rows):
         u = stratified(torch.zeros(batch, 1), plain())
         for part in u.split(rows):
             assert sorted((part * rows).long().tolist()) == list(range(rows))
 
-    @pytest.mark.parametrize(("batch", "rows"), [(96, 32), (60, 12), (480, 96), (1000, 8)])
+    @pytest.mark.parametrize(("batch", "rows"), [(96, 32), (60, 12), (372, 12), (1552, 16), (1675, 25)])
     def test_other_parts_are_nearly_so(self, batch, rows):
         """The number of times below any bound is within five of what it should be."""
         for part in stratified(torch.zeros(batch, 1), plain()).split(rows):

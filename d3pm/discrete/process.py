@@ -49,8 +49,6 @@ class DiscreteDiffusion(Process):
     tensor([[3, 3, 3]])
     """
 
-    entrywise = True
-
     def __init__(
         self, transition: Transition, reverse_form: ReverseForm = "d3pm", checked: bool | None = None
     ) -> None:
@@ -61,6 +59,7 @@ class DiscreteDiffusion(Process):
         self.checked = checked
         self.num_steps = transition.num_steps
         self.num_states = transition.num_states
+        self.entrywise = transition.entrywise
 
     @classmethod
     def example(cls) -> Sequence[DiscreteDiffusion]:

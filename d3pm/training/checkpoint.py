@@ -14,6 +14,7 @@ import zlib
 from pathlib import Path
 
 MANIFEST = "manifest.json"
+ESSENTIAL = ("config.json", "raw_weights.pt", "optimizer.pt", "trainer_state.json")
 CHUNK = 1 << 24  # bytes read at a time
 
 
@@ -46,7 +47,7 @@ def write_manifest(folder: Path, files: dict[str, dict[str, int | str]]) -> None
 def damage(folder: Path, *, read: bool = True, all_there: bool = True) -> str | None:
     """What is wrong with a checkpoint, in a few words, or None if it is whole.
 
-    A folder without a manifest was written before there were any: nothing can be said against it.
+    A folder without a manifest was written before there were any: nothing but its gaps can be said against it.
 
     Args:
         folder: The checkpoint.
@@ -54,7 +55,8 @@ def damage(folder: Path, *, read: bool = True, all_there: bool = True) -> str | 
         all_there: Whether a file that is missing is damage.
     """
     if not (folder / MANIFEST).is_file():
-        return None
+        missing = [name for name in ESSENTIAL if all_there and not (folder / name).is_file()]
+        return f"{missing[0]} is missing, and so is {MANIFEST}" if missing else None
     try:
         files = json.loads((folder / MANIFEST).read_text())
         for name, expected in sorted(files.items()):

@@ -24,7 +24,7 @@ _POSITIVE = {
     "save_every",
 }
 _POSITIVE |= {"log_every", "keep_checkpoints"}
-_NOT_NEGATIVE = ("warmup_steps", "weight_decay", "max_grad_norm", "num_workers")
+_NOT_NEGATIVE = ("seed", "warmup_steps", "weight_decay", "max_grad_norm", "num_workers")
 
 
 @dataclass

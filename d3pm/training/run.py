@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from d3pm.errors import CheckpointError, ConfigError
-from d3pm.training.checkpoint import damage, seal, size, sync
+from d3pm.training.checkpoint import MANIFEST, damage, seal, size, sync
 
 
 class RunFolder:
@@ -169,7 +169,8 @@ class RunFolder:
                 f"checkpoint-{last}",
                 file=sys.stderr,
             )
-        self._rotate(keep)
+        if (self.checkpoint(last) / MANIFEST).is_file():  # of another nobody knows before it is read
+            self._rotate(keep)
         return last
 
     def sweep(self) -> None:

@@ -34,12 +34,14 @@ class Transition(Part, ABC):
             ends in that of its last step.
         masks_only: Whether noise is the mask and nothing else, so that every other state is the data for certain. A
             kernel with an absorbing state may have noise between the other states besides.
+        entrywise: Whether a time for each entry costs no more than one for each example: no matrix is made for each.
     """
 
     num_states: int
     num_steps: int
     moving: ClassVar[bool] = False
     masks_only: ClassVar[bool] = False
+    entrywise: ClassVar[bool] = False
 
     @classmethod
     def example(cls, num_states: int, num_steps: int) -> Transition:

@@ -106,7 +106,7 @@ class _Divergence(torch.autograd.Function):
         total += (evidence_hat / evidence).log_().mul_(later)
 
         # What the divergence gains per unit of log-belief at x_0 and at x_t, and of belief everywhere.
-        gains = torch.stack([-signal * weigh, -weigh_i, (-signal * later) * weigh])
+        gains = torch.stack([-signal * weigh, -weigh_i, torch.where(signal < 1, -signal, 0.0) * weigh])
         gains[:2] *= share
         gains[1] += (back / evidence_hat).mul_(later)
         ctx.save_for_backward(probs, states, gains.masked_fill_(known, 0.0).to(probs.dtype), law, scale)

@@ -48,6 +48,8 @@ class HierarchicalTransition(Transition):
     tensor([0.8169, 0.1566, 0.0266], dtype=torch.float64)
     """
 
+    entrywise = True
+
     def __init__(
         self,
         groups: Tensor | Sequence[int],

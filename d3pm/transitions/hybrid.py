@@ -54,6 +54,8 @@ class HybridTransition(Transition):
     (3, None)
     """
 
+    entrywise = True
+
     moving: ClassVar[bool] = True
 
     def __init__(

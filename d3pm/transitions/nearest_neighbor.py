@@ -73,6 +73,8 @@ class NearestNeighborTransition(Transition):
             [ 0.0000,  0.5000, -0.5000]], dtype=torch.float64)
     """
 
+    entrywise = True
+
     def __init__(
         self,
         embeddings: Tensor | str | Path,

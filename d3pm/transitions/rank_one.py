@@ -33,6 +33,8 @@ class RankOneTransition(Transition):
     Storage O(K + T), corruption O(1) a token, posterior O(1), reverse and divergences O(K).
     """
 
+    entrywise = True
+
     @abstractmethod
     def __init__(self, law: Law, num_steps: int, schedule: Schedule) -> None:
         self.law = law

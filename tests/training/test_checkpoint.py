@@ -83,6 +83,8 @@ def test_a_file_replaced_on_purpose_is_no_damage(sealed):
     (sealed / MANIFEST).unlink()
     reseal(sealed, "empty")
     assert not (sealed / MANIFEST).exists()
+    for name in checkpoint.ESSENTIAL:
+        (sealed / name).write_text(name)
     assert damage(sealed) is None  # made before there were manifests
 
 
@@ -358,3 +360,31 @@ def test_a_disk_too_small_for_the_finished_model(copy, capsys, monkeypatch):
 def test_errors_that_are_not_the_disks_keep_their_traceback(tmp_path):
     with pytest.raises(KeyError), RunFolder(tmp_path).writing("checkpoint-1", keep=2):
         raise KeyError("a defect")
+
+
+def test_a_folder_without_a_list_of_its_files_is_whole_only_if_nothing_is_missing(tmp_path):
+    """As one that was copied halfway; and the one before is kept, however few were to be."""
+    folder = RunFolder(tmp_path)
+    good = folder.staging / "checkpoint-500"
+    good.mkdir(parents=True)
+    (good / "raw_weights.pt").write_text("weights")
+    folder.commit(500, keep=1)
+    folder.checkpoint(600).mkdir()
+    (folder.checkpoint(600) / "config.json").write_text("{}")
+    again = RunFolder(tmp_path)
+    assert again.damage(600) == f"raw_weights.pt is missing, and so is {MANIFEST}"
+    assert again.recover(keep=1) == 500
+    assert again.checkpoint_steps() == [500]
+
+
+def test_a_folder_without_a_list_that_seems_whole_takes_no_other_with_it(tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in (500, 600):
+        staged = folder.staging / f"checkpoint-{step}"
+        staged.mkdir(parents=True)
+        for name in checkpoint.ESSENTIAL:
+            (staged / name).write_text(name)
+        folder.commit(step, keep=2)
+    (folder.checkpoint(600) / MANIFEST).unlink()
+    assert RunFolder(tmp_path).recover(keep=1) == 600
+    assert folder.checkpoint_steps() == [500, 600]
