@@ -24,7 +24,7 @@ from d3pm.data.normalize import TEXT8_ALPHABET
 from d3pm.discrete.truncation import Truncated
 from d3pm.model import DiffusionModel
 from d3pm.training import RunFolder
-from d3pm.training.checkpoint import MANIFEST, seal
+from d3pm.training.checkpoint import ESSENTIAL, MANIFEST, seal
 from d3pm.transitions import MatrixTransition
 
 
@@ -502,6 +502,8 @@ def test_a_missing_model_is_explained(verb, run, tmp_path, capsys):
     assert "holds no model" in refusal(capsys, verb, tmp_path)
     unfinished = RunFolder(tmp_path / "run")
     unfinished.checkpoint(4).mkdir(parents=True)
+    for name in ESSENTIAL:
+        (unfinished.checkpoint(4) / name).write_text("")
     line = refusal(capsys, verb, unfinished.path)
     assert unfinished.resume_command in line
     assert str(unfinished.checkpoint(4)) in line

@@ -28,7 +28,7 @@ from d3pm.cli.model import codec_of
 from d3pm.cli.parser import Parser
 from d3pm.cli.report import report_lines, unit
 from d3pm.data.base import DataSource
-from d3pm.errors import ConfigError
+from d3pm.errors import CheckpointError, ConfigError
 from d3pm.evaluation import Report, judge
 from d3pm.model import DiffusionModel
 from d3pm.parallel import everyone
@@ -133,6 +133,13 @@ def run(model: DiffusionModel, data: DataSource, config: TrainingConfig, folder:
             finished = trainer.fit()
         except KeyboardInterrupt:
             finished = False
+        except RuntimeError as error:
+            if processes == 1 or not _is_of_messages(error):
+                raise
+            raise CheckpointError(
+                f"another process failed or was killed ({' '.join(str(error).split())[:80]} …): what it said stands "
+                f"apart from this; go on with `{folder.resume_command}`"
+            ) from error
     if not finished:
         if everyone().first:
             print(f"d3pm train: stopped; go on with `{folder.resume_command}`", file=sys.stderr)
@@ -144,6 +151,12 @@ def run(model: DiffusionModel, data: DataSource, config: TrainingConfig, folder:
     trainer.accelerator.wait_for_everyone()  # processes that leave early take the others down
     trainer.end()
     return 0
+
+
+def _is_of_messages(error: RuntimeError) -> bool:
+    """Whether processes could not talk: gloo says so in words only."""
+    kinds = ("DistBackendError", "DistNetworkError", "DistStoreError")
+    return type(error).__name__ in kinds or "gloo" in str(error) or "Connection closed" in str(error)
 
 
 def conclude(model: DiffusionModel, data: DataSource, folder: RunFolder) -> None:

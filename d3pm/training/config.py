@@ -1,5 +1,6 @@
 """What a user may set about training, under names a user knows."""
 
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Literal
@@ -140,9 +141,14 @@ class TrainingConfig:
         at_once = processes * micro
         if self.batch_size % at_once:
             micros = f", {micro} examples at once (training.micro_batch_size)" if micro > 1 else ""
+            remedy = f"give {-(-self.batch_size // at_once) * at_once}, or another multiple of {at_once}"
+            each, left = divmod(self.batch_size, processes)
+            if not left:  # a run that is resumed may change how many at once, not how many in all
+                fits = math.gcd(each, micro)
+                remedy = f"set training.micro_batch_size to {fits}, or another divisor of {each}"
             raise ConfigError(
                 f"training.batch_size is {self.batch_size}, which {processes} processes{micros} cannot share evenly: "
-                f"give {-(-self.batch_size // at_once) * at_once}, or another multiple of {at_once}"
+                f"{remedy}"
             )
 
 

@@ -86,6 +86,11 @@ class RunFolder:
             raise ConfigError(
                 f"--output {self.path} holds files but no config.yaml of a run: name another folder"
             )
+        if resume and self.finished and not self.checkpoint_steps():
+            raise ConfigError(
+                f"--output {self.path} holds a finished model, but no checkpoint to go on from: start afresh with "
+                "--overwrite, which deletes the model, or name another folder"
+            )
 
     def clear(self) -> None:
         """Delete the run that is here, and leave every other file alone.
@@ -257,7 +262,7 @@ class RunFolder:
         """
         if self.finished:
             # It may be a checkpoint, and somebody may have done without its optimizer.
-            broken = damage(self.path, read=False, all_there=False)
+            broken = damage(self.path, read=_loaded, all_there=False)
             if broken:
                 raise CheckpointError(
                     f"{self.path} is damaged ({broken}): name another checkpoint of its run"
@@ -284,6 +289,11 @@ def launcher() -> str:
     here, all_of_them = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     nodes = f"--nnodes {all_of_them // here} " if all_of_them > here else ""
     return f"torchrun {nodes}--nproc-per-node {here} -m d3pm" if all_of_them > 1 else program()
+
+
+def _loaded(name: str) -> bool:
+    """Whether a file of a checkpoint is read where it serves as a model; the optimizer's, the largest, is not."""
+    return not name.endswith(".pt")
 
 
 def program() -> str:

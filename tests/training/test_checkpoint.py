@@ -71,9 +71,9 @@ def test_harm_is_found_and_the_file_named(case, sealed):
 
 def test_sizes_alone_tell_a_torn_file_and_no_flipped_bit(sealed):
     flip(sealed / "pieces/0.pt")
-    assert damage(sealed, read=False) is None
+    assert damage(sealed, read=lambda name: False) is None
     os.truncate(sealed / "pieces/0.pt", 3)
-    assert "3 bytes" in damage(sealed, read=False)
+    assert "3 bytes" in damage(sealed, read=lambda name: False)
 
 
 def test_a_file_replaced_on_purpose_is_no_damage(sealed):
@@ -388,3 +388,27 @@ def test_a_folder_without_a_list_that_seems_whole_takes_no_other_with_it(tmp_pat
     (folder.checkpoint(600) / MANIFEST).unlink()
     assert RunFolder(tmp_path).recover(keep=1) == 600
     assert folder.checkpoint_steps() == [500, 600]
+
+
+def test_a_model_with_a_flipped_bit_is_not_used(tmp_path, capsys):
+    """Neither as it is nor without a word; the optimizer beside it is no matter then."""
+    config = write_config(tmp_path, max_steps=2, save_every=2)
+    assert train(config, tmp_path / "run") == 0
+    kept = RunFolder(tmp_path / "run").checkpoint(2)
+    flip(kept / "optimizer.pt")
+    assert main(["evaluate", str(kept), "--num-examples", "4", "--num-times", "1"]) == 0
+    flip(kept / "model.safetensors")
+    capsys.readouterr()
+    assert main(["evaluate", str(kept), "--num-examples", "4", "--num-times", "1"]) == 2
+    assert "is damaged (model.safetensors is not what was written" in capsys.readouterr().err
+
+
+def test_a_finished_model_is_not_overwritten_where_nothing_is_left_to_go_on_from(tmp_path, capsys):
+    config = write_config(tmp_path, max_steps=2, save_every=2)
+    assert train(config, tmp_path / "run") == 0
+    model = (tmp_path / "run" / "model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    for resume in ("run", "auto"):
+        assert train(config, tmp_path / "run", f"--resume={resume}") == 2
+        assert "holds a finished model, but no checkpoint to go on from" in capsys.readouterr().err
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == model

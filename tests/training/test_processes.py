@@ -133,7 +133,7 @@ def test_a_run_killed_in_a_step_goes_on_as_if_nothing_had_been(alone, tmp_path, 
         (
             4,
             {"batch_size": 12, "micro_batch_size": 2},
-            r"12, which 4 processes, 2 examples at once \(.*give 16",
+            r"12, which 4 processes, 2 examples at once \(.*set training.micro_batch_size to 1",
         ),
     ],
 )
