@@ -137,8 +137,8 @@ def run(model: DiffusionModel, data: DataSource, config: TrainingConfig, folder:
             if processes == 1 or not _is_of_messages(error):
                 raise
             raise CheckpointError(
-                f"another process failed or was killed ({' '.join(str(error).split())[:80]} …): what it said stands "
-                f"apart from this; go on with `{folder.resume_command}`"
+                f"another process failed or was killed: what it said stands apart from this; go on with "
+                f"`{folder.resume_command}`"
             ) from error
     if not finished:
         if everyone().first:
