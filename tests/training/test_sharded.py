@@ -21,6 +21,7 @@ from d3pm.model import DiffusionModel
 from d3pm.networks import MaskedLMDenoiser, TransformerDenoiser
 from d3pm.training import RunFolder
 from d3pm.training import trainer as training
+from d3pm.training.keeping import RAW_WEIGHTS
 from d3pm.training.layers import compile_layers, recompute
 from d3pm.training.sharded import settle, shard, whole_weights
 from d3pm.transitions import AbsorbingTransition
@@ -73,7 +74,7 @@ def checkpoint(base: Path, name: str, step: int = STEPS) -> dict:
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     kept = ("step", "loss", "grad_norm", "eval_bits_per_dim")
     return {
-        "raw": torch.load(folder / training.RAW_WEIGHTS, weights_only=True),
+        "raw": torch.load(folder / RAW_WEIGHTS, weights_only=True),
         "averages": DiffusionModel.from_pretrained(folder).state_dict(),
         "optimizer": torch.load(folder / "optimizer.pt", weights_only=True),
         "curve": [{key: entry[key] for key in kept if key in entry} for entry in history],
