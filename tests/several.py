@@ -35,7 +35,7 @@ def in_processes(number: int, function: Callable[..., Any], *args: Any) -> list[
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(HEAVY)
     told: Queue = context.Queue()
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder) / str(rank) for rank in range(number)]
         processes = [
@@ -93,7 +93,7 @@ def _run(rank: int, number: int, port: int, told: Queue, log: Path, function: Ca
         faulthandler.cancel_dump_traceback_later()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -47,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     stderr and exit code 2. Anything else keeps its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help"):
-        print(HELP)
-        return 0 if argv else 2
     try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(HELP, flush=True)
+            return 0 if argv else 2
         _check_alone(argv[0])
         with short_of_memory(smaller_batches(argv[0], argv[1:])):
             return _verb(argv[0]).main(argv[1:])

@@ -4,13 +4,13 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from several import free_port
 from torch.utils.data import Dataset
 
 from d3pm.discrete.process import DiscreteDiffusion
@@ -30,12 +30,6 @@ def server() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["d3pm.training.trainer", "d3pm.discrete", "d3pm.networks"])
     return context
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def together(
