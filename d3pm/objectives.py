@@ -326,10 +326,10 @@ class AuxiliaryBound(Objective):
 
     def at(self, process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See the base class."""
-        surprise = -process.predict(output, x_t, t).log_prob(x0)
-        return process.num_steps * (
-            step_term(process, output, x0, x_t, before(t), t) + self.weight * surprise
-        )
+        s = before(t)
+        belief, reverse = process.predict_and_reverse(output, x_t, s, t)
+        term = process.posterior(x0, x_t, s, t).kl(reverse)
+        return process.num_steps * (term - self.weight * belief.log_prob(x0))
 
 
 @dataclass(frozen=True)

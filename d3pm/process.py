@@ -61,6 +61,12 @@ class Process(Part, ABC):
     def reverse(self, output: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Distribution:
         r""":math:`p_\theta(x_s | x_t)`; the likelihood of the data at s = 0."""
 
+    def predict_and_reverse(
+        self, output: Tensor, x_t: Tensor, s: Tensor, t: Tensor
+    ) -> tuple[Distribution, Distribution]:
+        """What ``predict`` and ``reverse`` give; a process may let the two share their work."""
+        return self.predict(output, x_t, t), self.reverse(output, x_t, s, t)
+
     def q_sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
         r"""Corrupt the data: :math:`x_t \sim q(x_t | x_0)`."""
         return self.marginal(x0, t).sample(generator)

@@ -8,7 +8,8 @@ Reverse jumps from i to j happen at the rate :math:`-\bar\alpha' / \bar\alpha\; 
 
 For the absorbing kernel this is
 :math:`\int -\bar\alpha' / (1 - \bar\alpha)\, \mathrm E \sum_{masked} -\log \tilde p(x_0)\, du`, which does
-not depend on the schedule.
+not depend on the schedule. In the ``d3pm`` form the ratio of the model is one of expectations, and only one sum runs
+over K (see :mod:`d3pm.transitions.divergence`); in the ``mixture`` form it is an expectation of ratios.
 
 References:
     Campbell et al., 2022, proposition 2; Shi et al. (MD4), 2024, section 3; Schiff et al., 2024, section 4.
@@ -28,6 +29,8 @@ from d3pm.errors import ConfigError
 from d3pm.objectives import Objective, stratified
 from d3pm.process import Process
 from d3pm.schedules import Schedule
+from d3pm.transitions.belief import Belief
+from d3pm.transitions.divergence import Rate, divergence
 from d3pm.transitions.operators import RankOneOperator, expand
 from d3pm.transitions.rank_one import RankOneTransition
 
@@ -56,6 +59,17 @@ def integrand(process: DiscreteDiffusion, output: Tensor, x0: Tensor, x_u: Tenso
         masked = x_u == kernel.absorbing_state
         surprise = -kernel.belief(output, x_u, torch.ones_like(u, dtype=torch.int64)).log_prob(x0)
         return torch.where(masked, -slope / (1 - alpha_bar) * surprise, 0.0).to(surprise.dtype)
+    pace = safe_divide(-slope, alpha_bar)
+    if process.reverse_form == "d3pm":
+        known = ((1 - alpha_bar) * kernel.law.at(x_u) == 0).expand_as(x_u)
+        return divergence(Rate(kernel.law, x_u, alpha_bar, pace), Belief(output, x_u, known), x0)
+    return _mixture(kernel, output, x0, x_u, alpha_bar, pace)
+
+
+def _mixture(
+    kernel: RankOneTransition, output: Tensor, x0: Tensor, x_u: Tensor, alpha_bar: Tensor, pace: Tensor
+) -> Tensor:
+    """The integrand where the model's ratio is the expectation of ratios; dense, in float64."""
     law = kernel.law.probs(x0.device)
     log_belief = Categorical(output).log_probs
     belief = log_belief.double().exp()
@@ -64,7 +78,7 @@ def integrand(process: DiscreteDiffusion, output: Tensor, x0: Tensor, x_u: Tenso
         -1, x0.unsqueeze(-1), alpha_bar.expand_as(x0).unsqueeze(-1)
     )
     ratio = true / pick(true, x_u).unsqueeze(-1)
-    believed = _ratios(process, belief, alpha_bar, noise, x_u)
+    believed = _expected_ratios(belief, alpha_bar.unsqueeze(-1), noise, x_u)
     # r (d - log(1 + d)), d the relative excess: second order in the error, with no cancellation as signal fades.
     seen = ratio > 0
     excess = safe_divide(believed - ratio, ratio)
@@ -73,21 +87,15 @@ def integrand(process: DiscreteDiffusion, output: Tensor, x0: Tensor, x_u: Tenso
     log_excess = torch.where(near, torch.where(near, excess, 0.0).log1p(), far_log)
     terms = torch.where(seen, ratio * (excess - log_excess), believed)
     total = terms.scatter(-1, x_u.unsqueeze(-1), 0.0).sum(-1)
-    fresh = kernel.law.at(
-        x_u
-    )  # nothing jumps to a state without mass, and nothing is left to learn without signal
-    rate = safe_divide(-slope, alpha_bar) * fresh
+    # Nothing jumps to a state without mass, and nothing is left to learn without signal.
+    rate = pace * kernel.law.at(x_u)
     return torch.where(rate > 0, rate * total, 0.0).to(log_belief.dtype)
 
 
-def _ratios(
-    process: DiscreteDiffusion, belief: Tensor, alpha_bar: Tensor, noise: Tensor, x_u: Tensor
-) -> Tensor:
-    r""":math:`\hat r_j`: the ratio of expectations (``d3pm``), or the expectation of ratios (``mixture``)."""
+def _expected_ratios(belief: Tensor, alpha_bar: Tensor, noise: Tensor, x_u: Tensor) -> Tensor:
+    r""":math:`\hat r_j`, the expectation of ratios."""
     noise_u, belief_u = pick(noise.expand_as(belief), x_u).unsqueeze(-1), pick(belief, x_u).unsqueeze(-1)
-    alpha_bar, noise_u = alpha_bar.unsqueeze(-1), torch.where(noise_u > 0, noise_u, 1.0)
-    if process.reverse_form == "d3pm":
-        return (alpha_bar * belief + noise) / (alpha_bar * belief_u + noise_u)
+    noise_u = torch.where(noise_u > 0, noise_u, 1.0)
     return (alpha_bar * belief + (1 - belief_u) * noise) / noise_u + belief_u * noise / (alpha_bar + noise_u)
 
 

@@ -96,6 +96,13 @@ class DiscreteDiffusion(Process):
         """See the base class."""
         return self.transition.reverse(output, x_t, s, t, self.reverse_form)
 
+    def predict_and_reverse(
+        self, output: Tensor, x_t: Tensor, s: Tensor, t: Tensor
+    ) -> tuple[Categorical, Categorical]:
+        """See the base class: the belief that a reverse step was made from, which remembers what it worked out."""
+        reverse = self.reverse(output, x_t, s, t)
+        return getattr(reverse, "belief", None) or self.predict(output, x_t, t), reverse
+
     def q_sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See the base class; O(1) a token and no (B, \\*, K) tensor where the kernel's structure allows."""
         if x0.is_floating_point():

@@ -32,6 +32,8 @@ class Belief(Categorical):
         super().__init__(logits)
         self.x_t, self.known, self.excluded = x_t, known, excluded
         self.dtype = torch.promote_types(logits.dtype, torch.float32)
+        self._asked: Tensor | None = None
+        self._surprise: Tensor
 
     @cached_property
     def log_probs(self) -> Tensor:
@@ -48,11 +50,13 @@ class Belief(Categorical):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-belief in the states x (B, \\*), without normalising the rest."""
+        if x is self._asked:
+            return -self._surprise
         if "log_probs" in self.__dict__:
             return pick(self.log_probs, x)
         never = None if self.excluded is None else x == self.excluded
         data = x if never is None else torch.where(never, 0 if self.excluded != 0 else 1, x)
-        picked = -self.surprise(data)
+        picked = -surprise(self.logits.to(self.dtype), data, self.known, self.excluded)
         if never is not None:
             picked = picked.masked_fill(never, -math.inf)
         return (
@@ -62,8 +66,16 @@ class Belief(Categorical):
         )
 
     def surprise(self, x0: Tensor) -> Tensor:
-        """``-log_prob(x0)`` for data that can have led to x_t, unchecked: zero where ``known``."""
-        return surprise(self.logits.to(self.dtype), x0, self.known, self.excluded)
+        """``-log_prob(x0)`` for data that can have led to x_t, unchecked: zero where ``known``. Asked twice, it is
+        worked out once.
+        """
+        if x0 is not self._asked:
+            self.remember(x0, surprise(self.logits.to(self.dtype), x0, self.known, self.excluded))
+        return self._surprise
+
+    def remember(self, x0: Tensor, surprise: Tensor) -> None:
+        """The surprise at x0, from whoever came to know it on the way."""
+        self._asked, self._surprise = x0, surprise
 
     def sample_where(self, where: Tensor, otherwise: Tensor, generator: torch.Generator | None) -> Tensor:
         """A draw at the entries ``where`` (B, \\*) is true, ``otherwise`` elsewhere; only those rows are touched.

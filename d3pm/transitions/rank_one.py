@@ -119,8 +119,7 @@ class RankOneTransition(Transition):
         numbers = (signal, alpha, fresh, at_data)
         if form == "mixture":
             return BeliefBlend(self.law, belief, partial(_mixture_weights, *numbers), (s, t))
-        step = Step(signal, alpha, at_data, self.law, x_t)
-        fast = partial(divergence, step, logits.to(belief.dtype), known)
+        fast = partial(divergence, Step(self.law, x_t, signal, alpha, at_data), belief)
         return BeliefBlend(self.law, belief, partial(_d3pm_weights, *numbers), (s, t), fast)
 
 

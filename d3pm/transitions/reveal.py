@@ -41,6 +41,11 @@ class Reveal(Categorical):
         self.law, self.anchor, self.rate, self.target = law, anchor, rate, target
         self.dtype = target.dtype if isinstance(target, Belief) else rate.dtype
 
+    @property
+    def belief(self) -> Belief | None:
+        """What is believed of the target, where it is not known."""
+        return self.target if isinstance(self.target, Belief) else None
+
     @cached_property
     def free(self) -> Tensor:
         """Which entries may move: those at the mask that have somewhere else to go, bool (B, \\*)."""

@@ -3,9 +3,12 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from d3pm import DiscreteDiffusion, MarginalTransition, UniformTransition
+from d3pm import AbsorbingTransition, DiscreteDiffusion, MarginalTransition, UniformTransition
+from d3pm.discrete.continuous import ContinuousTimeBound, integrand
 from d3pm.distributions import Categorical
+from d3pm.objectives import AuxiliaryBound, CrossEntropy, Objective, VariationalBound
 from d3pm.schedules import CosineSchedule, LinearSchedule
 from d3pm.transitions import Transition
 
@@ -105,3 +108,83 @@ def test_one_graph() -> None:
     (wanted,) = torch.autograd.grad(term(logits), logits)
     (found,) = torch.autograd.grad(compiled(logits), logits)
     torch.testing.assert_close(found, wanted)
+
+
+def dense_rate(kernel: Transition, logits: Tensor, x0: Tensor, x_u: Tensor, u: Tensor) -> Tensor:
+    """The continuous bound's integrand from its definition: every state of (K, K) matrices, one by one."""
+    level = kernel.schedule.alpha_bar(u)
+    (slope,) = torch.autograd.grad(kernel.schedule.alpha_bar(v := u.clone().requires_grad_()).sum(), v)
+    out = []
+    for a, da, i, x, row in zip(level, slope, x_u, x0, logits, strict=True):
+        reach = a * torch.eye(7).double() + (1 - a) * kernel.stationary()
+        true, believed = reach[x] / reach[x, i], (row.softmax(-1) @ reach) / (row.softmax(-1) @ reach[:, i])
+        terms = [
+            b - r + (r * (r.log() - b.log()) if r > 0 else 0.0)
+            for j, (r, b) in enumerate(zip(true, believed, strict=True))
+            if j != i
+        ]
+        out.append(-da / a * kernel.stationary()[i] * sum(terms))
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("u", [0.01, 0.4, 0.93, 1 - 1e-5])
+@pytest.mark.parametrize("name", ["uniform", "marginal"])
+def test_the_rate_of_every_pair_of_states(name: str, u: float) -> None:
+    """An infinitesimal step in one pass is what its definition says, value and gradient."""
+    torch.manual_seed(1)
+    kernel = KERNELS[name]
+    x0, x_u, *_ = entries(kernel, 3, 4)
+    leaf = (3 * torch.randn(len(x0), 7, dtype=torch.float64)).requires_grad_()
+    times, weights = torch.full((len(x0),), u, dtype=torch.float64), torch.linspace(1, 2, len(x0))
+    slow = dense_rate(kernel, leaf, x0, x_u, times)
+    fast = integrand(DiscreteDiffusion(kernel), leaf.unsqueeze(1), x0[:, None], x_u[:, None], times)[:, 0]
+    torch.testing.assert_close(fast, slow, rtol=1e-8, atol=1e-11)
+    (slow_grad,) = torch.autograd.grad((slow * weights).sum(), leaf)
+    (fast_grad,) = torch.autograd.grad((fast * weights).sum(), leaf)
+    torch.testing.assert_close(fast_grad, slow_grad, rtol=1e-7, atol=1e-10)
+
+
+class Passes(TorchDispatchMode):
+    """Counts normalisations over K."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += func is torch.ops.aten._log_softmax.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("form", ["d3pm", "mixture"])
+@pytest.mark.parametrize("name", [*KERNELS, "absorbing"])
+def test_the_auxiliary_bound_is_its_two_parts(name: str, form: str) -> None:
+    """Together they cost one pass where there is a fast one, and are what they are apart, gradients too."""
+    torch.manual_seed(2)
+    kernel = KERNELS.get(name) or AbsorbingTransition(7, num_steps=20)
+    process = DiscreteDiffusion(kernel, reverse_form=form)
+    t = torch.arange(1, 21)
+    x0 = torch.randint(6, (20, 30))
+    x_t = process.q_sample(x0, t)
+    leaf = (3 * torch.randn(20, 30, 7, dtype=torch.float64)).requires_grad_()
+
+    def at(objective: Objective) -> Tensor:
+        return objective.at(process, leaf, x0, x_t, t)
+
+    with Passes() as passes:
+        together = at(AuxiliaryBound(0.3))
+    assert passes.count == (1 if form == "d3pm" or name == "absorbing" else 2)
+    apart = at(VariationalBound()) + 20 * 0.3 * at(CrossEntropy())
+    torch.testing.assert_close(together, apart, rtol=1e-10, atol=1e-12)
+    weights = torch.linspace(1, 2, 600, dtype=torch.float64).view(20, 30)
+    (found,) = torch.autograd.grad((together * weights).sum(), leaf)
+    (wanted,) = torch.autograd.grad((apart * weights).sum(), leaf)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("objective", [VariationalBound(), AuxiliaryBound(), ContinuousTimeBound()])
+def test_one_pass_for_the_bound(objective: Objective) -> None:
+    """Neither the discrete nor the continuous bound normalises a batch of logits twice."""
+    process = DiscreteDiffusion(KERNELS["marginal"])
+    x0 = torch.randint(5, (4, 30))
+    with Passes() as passes:
+        objective(process, lambda x, t: torch.zeros(*x.shape, 7), x0)
+    assert passes.count == 1
