@@ -374,7 +374,11 @@ class Rates:
 
 
 class Progress:
-    """A line every so many seconds: time, step, mean loss since the last line, speed, share of the peak, memory."""
+    """A line every so many seconds: time, step, mean loss since the last line, speed, share of the peak, memory.
+
+    The loss is what is trained on: tilted for ``ours``, L_lambda for ``d3pm``, and the bits of a character only for
+    ``autoregressive``.
+    """
 
     def __init__(self, clock: Clock, every: float, chars: int, work: float, peak: float) -> None:
         self.clock, self.every, self.chars, self.work, self.peak = clock, every, chars, work, peak
@@ -393,7 +397,7 @@ class Progress:
         speed = len(self.losses) * self.chars / (now - self.time)
         rate = f"{speed * self.work / self.peak:5.1%} of {self.peak / 1e12:.2f} TFLOP/s"
         used = memory(self.clock.device)
-        return f"{now:7.0f} s  step {step:6d}  loss {bits:.3f} bits/char  {speed:10,.0f} chars/s  {rate}  {used:.1f} GB"
+        return f"{now:7.0f} s  step {step:6d}  loss {bits:.3f} bits  {speed:10,.0f} chars/s  {rate}  {used:.1f} GB"
 
 
 def compiled(network: nn.Module, device: torch.device) -> Any:
@@ -500,10 +504,13 @@ def save(run: str, network: nn.Module, recipe: Recipe, folder: Path) -> None:
     if run == "autoregressive":
         torch.save(network.state_dict(), folder / "network.pt")
         return
+    from transformers.utils import logging
+
     from d3pm import DiffusionModel
     from d3pm.data.codec import TextCodec
     from d3pm.discrete.continuous import ContinuousTimeBound
 
+    logging.disable_progress_bar()
     objective = AuxiliaryBound(0.01) if run == "d3pm" else ContinuousTimeBound()
     model = DiffusionModel(
         process=d3pm_process(),

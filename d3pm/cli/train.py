@@ -1,6 +1,5 @@
 """``d3pm train --config CONFIG --output RUN``: from a config to a model and what it is worth."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     add_experiment(parser)
     config = parser.parse_args(argv)
     folder = RunFolder(config.output or default_output(config))
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+    first = everyone().first
     settings = dump(parser, config)
     resume = config.resume == "run" or (config.resume == "auto" and folder.used)
     if first:

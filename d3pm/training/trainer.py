@@ -74,6 +74,8 @@ class DiffusionTrainer(KeepingTrainer):
             callbacks=[self.progress, self.stop],
         )
         self.model_accepts_loss_kwargs = True  # it divides by the count of a whole step, where there is one
+        if self.accelerator.ddp_handler is not None:  # gradients lie where they are summed, and nowhere else
+            self.accelerator.ddp_handler.gradient_as_bucket_view = True
         self.remove_callback(PrinterCallback)
         if "tensorboard" in config.report_to:
             curves = TensorBoardCallback()
