@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from d3pm.errors import CheckpointError, ConfigError
+from d3pm.projection import Projection, project
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -81,10 +82,13 @@ class MaskedLMDenoiser(nn.Module):
         denoiser._adopt(model)
         return denoiser.eval()
 
-    def forward(self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None = None, defer: bool = False
+    ) -> Tensor | Projection:
         """Logits (B, L, num_states) for states x_t (B, L), int64; ``t`` is ignored.
 
-        Where ``attention_mask`` (B, L) is 0 the entry is padding: nothing real depends on it.
+        Where ``attention_mask`` (B, L) is 0 the entry is padding: nothing real depends on it. With ``defer``, where
+        the model ``defers``, the hidden states and the head instead.
         """
         length = x_t.shape[1]
         if length > self.max_length:
@@ -95,7 +99,15 @@ class MaskedLMDenoiser(nn.Module):
         positions = {}
         if self.first_position is not None:
             positions["position_ids"] = torch.arange(length, device=x_t.device)[None] + self.first_position
-        return self.model(input_ids=x_t, attention_mask=attention_mask, **positions).logits
+        given = {"input_ids": x_t, "attention_mask": attention_mask, **positions}
+        if not defer:
+            return self.model(**given).logits
+        head: Any = self.model.get_output_embeddings()
+        head.held = True
+        try:
+            return project(self.model(**given).logits, head)
+        finally:
+            head.held = False
 
     def _adopt(self, model: "PreTrainedModel") -> None:
         self.model = model
@@ -105,10 +117,46 @@ class MaskedLMDenoiser(nn.Module):
         self.first_position = _first_position(model)
         positions = getattr(model.config, "max_position_embeddings", None)
         self.max_length = float("inf") if positions is None else positions - (self.first_position or 0)
+        self.defers = self._defers()
         # A PreTrainedModel around this module reads here which of its parameters share memory.
         self.all_tied_weights_keys = {
             f"model.{name}": f"model.{source}" for name, source in model.all_tied_weights_keys.items()
         }
+
+    def _defers(self) -> bool:
+        """Whether hidden states are smaller than logits and can be had: the model's last act is a linear map."""
+        head = self.model.get_output_embeddings()
+        if type(head) is not nn.Linear or self.num_states <= head.in_features:
+            return False
+        if not _ends_in(self.model, head):
+            return False
+        head.__class__ = _Head  # which copies of the model, and names of its weights, survive
+        return True
+
+
+class _Head(nn.Linear):
+    """A linear map that can be left undone."""
+
+    held = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.held else super().forward(x)
+
+
+def _ends_in(model: "PreTrainedModel", head: nn.Linear) -> bool:
+    """Whether the logits are what the head gives, with nothing done to them: tried on one token."""
+    given: list[Tensor] = []
+    hook = head.register_forward_hook(lambda module, args, output: given.append(output))
+    trained = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(1, 1, dtype=torch.int64, device=head.weight.device)).logits
+    except Exception:  # an architecture that wants more than states: it gives logits
+        return False
+    finally:
+        hook.remove()
+        model.train(trained)
+    return len(given) == 1 and logits is given[0]
 
 
 def _check(num_states: int | None) -> None:

@@ -1,13 +1,17 @@
 """Laws of the wrapped masked language model: states are its vocabulary, and saving loses nothing."""
 
+import copy
 import json
 
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import AutoModelForMaskedLM
 
+from d3pm import AbsorbingTransition, DiscreteDiffusion
 from d3pm.errors import CheckpointError, ConfigError
 from d3pm.networks import MaskedLMDenoiser
+from d3pm.objectives import AuxiliaryBound
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 BERT = {"model_type": "bert", "vocab_size": 40, "max_position_embeddings": 64, **SIZES}
@@ -211,3 +215,51 @@ def test_an_architecture_that_cannot_change_its_vocabulary_is_refused(tmp_path):
     assert MaskedLMDenoiser.from_pretrained(tmp_path).num_states == 33
     with pytest.raises(ConfigError, match=r"num_states=20 .* take num_states=33"):
         MaskedLMDenoiser.from_pretrained(tmp_path, num_states=20)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("config", [BERT, ROBERTA, MODERN_BERT], ids=lambda config: config["model_type"])
+def test_logits_may_be_left_to_the_loss(config, tied):
+    """With more states than channels; the loss and every gradient are those of plain logits."""
+    network = tiny({**config, "tie_word_embeddings": tied}, 70).double()
+    assert network.defers
+    assert not tiny(config, 20).defers
+    process = DiscreteDiffusion(AbsorbingTransition(70, num_steps=10, mask_index=3))
+    x0 = torch.randint(4, 70, (6, 12), generator=torch.Generator().manual_seed(2))
+    found = []
+    for asked in (network, lambda *args, **cond: network(*args, **cond)):  # a function does not defer
+        loss = AuxiliaryBound()(process, asked, x0, generator=torch.Generator().manual_seed(3))
+        gradients = torch.autograd.grad(loss.sum(), tuple(network.parameters()), allow_unused=True)
+        found.append([loss, *(g for g in gradients if g is not None)])
+    for deferred, plain in zip(*found, strict=True):
+        torch.testing.assert_close(deferred, plain, rtol=1e-9, atol=1e-11)
+
+
+def test_hidden_states_and_head_survive_copies_and_leave_the_model_as_it_was():
+    network = copy.deepcopy(tiny(num_states=70))
+    x, t = rows(), torch.ones(B)
+    projection = network(x, t, defer=True)
+    assert projection.hidden.shape == (B, L, 32)
+    torch.testing.assert_close(projection.logits(), network(x, t))
+    assert list(network.state_dict()) == list(tiny(num_states=20).state_dict())
+
+
+BART = {"model_type": "bart", "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 70}
+
+
+def test_a_model_that_does_more_than_a_linear_map_in_the_end_gives_logits():
+    """BART adds a bias outside of it."""
+    network = MaskedLMDenoiser(BART)
+    assert not network.defers
+    assert network(torch.randint(70, (2, 5)), torch.ones(2)).shape == (2, 5, 70)
+
+
+def test_asking_costs_no_random_number():
+    torch.manual_seed(4)
+    tiny_model = MaskedLMDenoiser({**BERT, "hidden_dropout_prob": 0.5}, 70)
+    drawn = torch.rand(3)
+    torch.manual_seed(4)
+    plain = AutoModelForMaskedLM.from_config(tiny_model.model.config)
+    assert torch.equal(torch.rand(3), drawn)
+    assert plain.training
+    assert tiny_model.model.training
