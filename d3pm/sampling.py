@@ -212,7 +212,7 @@ def _bar(times: list[Time], progress: bool) -> Iterable[tuple[Time, Time]]:
         return steps
     from tqdm import tqdm
 
-    return tqdm(steps, desc="sampling", unit="step")
+    return tqdm(steps, desc="sampling", unit="step", leave=False)  # one a batch
 
 
 __all__ = ["Ancestral", "Grid", "Sampler", "Samples", "cosine_grid", "draw", "sample", "uniform_grid"]
