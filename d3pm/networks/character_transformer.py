@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from d3pm.errors import ConfigError
 from d3pm.networks.blocks import zeroed
 from d3pm.networks.rotary import Rotation, rotary_table, rotate
-from d3pm.networks.windows import WindowEmbedding, shifted
+from d3pm.networks.windows import WindowEmbedding
 
 
 class CharacterTransformer(nn.Module):
@@ -135,9 +135,10 @@ class Neighbors(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        y = x
+        before, after = max([0, *(-place for place in self.places)]), max([0, *self.places])
+        y, beyond = x, F.pad(x, (0, 0, before, after))
         for share, place in zip(self.share.to(x.dtype), self.places, strict=True):
-            y = y + share * shifted(x, place, 0.0)
+            y = torch.addcmul(y, share, beyond.narrow(1, before + place, x.shape[1]))
         return y
 
 
