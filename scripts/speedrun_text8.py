@@ -86,7 +86,9 @@ class Recipe:
             first: 0 is the bound, 1 counts every masked character alike.
         last_tilt: The same in the end; in between it moves with the time.
         complement: Whether every text comes twice, masked where it is not masked the other time.
-        most: Greatest share of characters masked in training.
+        most: Greatest share of characters masked at first: where hardly anything is to be seen, hardly anything is to
+            be learnt.
+        most_until: Share of the time after which all may be.
     """
 
     dim: int
@@ -106,6 +108,7 @@ class Recipe:
     last_tilt: float = 0.5
     complement: bool = False
     most: float = 1.0
+    most_until: float = 0.8
 
 
 GPU = Recipe(dim=640, depth=10, heads=10, block=512, batch=256, rate=4e-3, window_dim=128)
@@ -185,7 +188,8 @@ def masked_loss(
     """The mean of rows' parts of the bound, tilted towards rows of many masks."""
     rows = len(x0) // 2 if recipe.complement else len(x0)
     length = x0.shape[1]
-    number = 1 + (stratified(rows, x0.device, generator) * recipe.most * length).long()
+    most = recipe.most if share < recipe.most_until else 1.0
+    number = 1 + (stratified(rows, x0.device, generator) * most * length).long()
     hidden = hide(x0[:rows], number, generator)
     if recipe.complement:
         x0, hidden = x0[:rows].repeat(2, 1), torch.cat([hidden, ~hidden])

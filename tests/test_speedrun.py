@@ -199,6 +199,19 @@ def test_complements_hide_every_character_once():
     assert loss.item() == pytest.approx(np.log(27))
 
 
+def test_few_characters_are_hidden_at_first_and_any_number_later():
+    recipe, seen = dataclasses.replace(speedrun.CPU, most=0.5, most_until=0.3), []
+
+    def peeking(x, number):
+        seen.append(number)
+        return torch.zeros(*x.shape, 28)
+
+    for share in (0.0, 0.29, 0.3, 1.0):
+        speedrun.masked_loss(peeking, recipe, torch.randint(27, (40, 20)), None, share)
+    assert [int(number.max()) for number in seen] == [10, 10, 20, 20]
+    assert torch.equal(seen[2].sort().values, torch.arange(1, 21).repeat_interleave(2))
+
+
 def test_muon_moves_all_singular_values_alike_and_shapes_together():
     first, second, wide = (nn.Parameter(torch.randn(shape)) for shape in ((6, 6), (6, 6), (3, 12)))
     before = [p.detach().clone() for p in (first, second, wide)]
