@@ -15,11 +15,12 @@ import torch
 import yaml
 from torch import nn
 
-from d3pm import DiffusionModel
+from d3pm import AbsorbingTransition, DiffusionModel, DiscreteDiffusion
 from d3pm.errors import ConfigError
 from d3pm.networks import TransformerDenoiser
 from d3pm.networks.character_transformer import CharacterTransformer, Neighbors
 from d3pm.networks.windows import WindowEmbedding, shifted
+from d3pm.sampling import draw
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "speedrun_text8.py"
@@ -197,6 +198,14 @@ def test_complements_hide_every_character_once():
     first, second = seen[0].chunk(2)
     assert torch.equal(first, ~second)
     assert loss.item() == pytest.approx(np.log(27))
+
+
+def test_rows_that_did_not_change_need_no_second_call():
+    """The network does not look at the time and says so; samplers then ask once a change: at most once a character."""
+    made = network()
+    process = DiscreteDiffusion(AbsorbingTransition(28, num_steps=50))
+    samples = draw(process, made, (3, 6), generator=torch.Generator().manual_seed(0))
+    assert (samples.calls <= 6 + 1).all()
 
 
 def test_few_characters_are_hidden_at_first_and_any_number_later():

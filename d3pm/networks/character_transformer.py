@@ -42,6 +42,8 @@ class CharacterTransformer(nn.Module):
     torch.Size([3, 16, 28])
     """
 
+    time_conditioned = False
+
     def __init__(
         self,
         num_states: int,
