@@ -29,7 +29,7 @@ not wear out on text seen 18 times (Prabhudesai et al., 2025), as left-to-right 
 train and test. Muon's rate holds for all widths, Adam's falls with the root of the width. A batch of 2^17
 characters makes 12,000 steps. Memory: 34 bytes an entry of (batch, length, dim) and block are 29 GB, for the
 paper's network 41 GB and its adaptive norms another 15; gradients, weights and moments 1 GB. ``--set dim=512
-depth=12`` and the like change it.
+depth=12`` and the like change it, and ``--steps 400`` makes runs that can be compared whatever else a machine does.
 """
 
 from __future__ import annotations
@@ -423,7 +423,7 @@ def train(
     peak, work, chars = peak_rate(device), operations(run, recipe), recipe.batch * recipe.block
     progress = Progress(clock, args.every, chars, work, peak)
     clock.start = clock.now()
-    while (share := clock.share()) < 1:
+    while (share := step / args.steps if args.steps else clock.share()) < 1:
         rates.set(step, share)
         x0 = random_rows(text, recipe.batch, recipe.block, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -532,6 +532,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--run", choices=["ours", "d3pm", "autoregressive"], required=True)
     parser.add_argument("--minutes", type=float, default=25.0, help="of training; of processor time on a CPU")
+    parser.add_argument("--steps", type=int, help="train that many steps instead, however long they take")
     parser.add_argument("--cpu", action="store_true", help="a small network on the CPU")
     parser.add_argument(
         "--data", type=Path, help="a text of a-z and spaces, .xz or plain; $D3PM_DATA/books8 if not given"

@@ -310,15 +310,12 @@ def test_training_ends_when_its_time_is_up():
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_a_run_from_end_to_end(run, text, tmp_path, capsys, monkeypatch):
-    """By a clock that ticks once a step."""
-    ticks = itertools.count()
-    monkeypatch.setattr(speedrun.Clock, "share", lambda clock: next(ticks) / 60)
+def test_a_run_from_end_to_end(run, text, tmp_path, capsys):
     command = [
         "--run",
         run,
-        "--minutes",
-        "1",
+        "--steps",
+        "60",
         "--cpu",
         "--eager",
         "--data",
