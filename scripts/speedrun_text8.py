@@ -50,7 +50,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch._inductor.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -407,7 +406,9 @@ class Progress:
 def compiled(network: nn.Module, device: torch.device) -> Any:
     """The network compiled without graph breaks; on a CPU by no helper whose time the clock does not see."""
     if device.type == "cpu":
-        torch._inductor.config.compile_threads = 1
+        from torch._inductor import config
+
+        config.compile_threads = 1
     return torch.compile(network, fullgraph=True)
 
 
@@ -578,6 +579,8 @@ def main(argv: list[str] | None = None) -> dict:
     recipe = changed(RECIPES[device.type][args.run], args.set)
     if args.span % recipe.block:
         sys.exit(f"--span {args.span}: give a multiple of the block, {recipe.block}")
+    if args.steps is not None and args.steps < 1:
+        sys.exit(f"--steps {args.steps}: give 1 or more")
     folder = args.output or Path("runs") / f"speedrun-{args.run}"
     folder.mkdir(parents=True, exist_ok=True)
     text = read_text(find_text(args.data))
@@ -597,7 +600,7 @@ def main(argv: list[str] | None = None) -> dict:
         print(f"{name}: {found['bits_per_char']:.4f} ± {found['standard_error']:.4f} bits/char")
     result = {
         "run": args.run,
-        "minutes": args.minutes,
+        "minutes": None if args.steps else args.minutes,
         "parameters": parameters,
         **trained,
         "scores": scores,

@@ -61,8 +61,8 @@ def integrand(process: DiscreteDiffusion, output: Tensor, x0: Tensor, x_u: Tenso
         return torch.where(masked, -slope / (1 - alpha_bar) * surprise, 0.0).to(surprise.dtype)
     pace = safe_divide(-slope, alpha_bar)
     if process.reverse_form == "d3pm":
-        known = ((1 - alpha_bar) * kernel.law.at(x_u) == 0).expand_as(x_u)
-        return divergence(Rate(kernel.law, x_u, alpha_bar, pace), Belief(output, x_u, known), x0)
+        belief = Belief(output, x_u, known=kernel.untouched(x_u, alpha_bar))
+        return divergence(Rate(kernel.law, x_u, alpha_bar, pace), belief, x0)
     return _mixture(kernel, output, x0, x_u, alpha_bar, pace)
 
 

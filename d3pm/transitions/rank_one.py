@@ -108,7 +108,11 @@ class RankOneTransition(Transition):
 
     def known(self, x_t: Tensor, t: Tensor) -> Tensor:
         r"""Where no token can have been drawn afresh as :math:`x_t`, which then is the data, bool (B, \*)."""
-        return ((1 - expand(self.alpha_bars[t], x_t)) * self.law.at(x_t) == 0).expand_as(x_t)
+        return self.untouched(x_t, expand(self.alpha_bars[t], x_t))
+
+    def untouched(self, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
+        r"""The same at a signal :math:`\bar\alpha`, broadcastable to (B, \*)."""
+        return ((1 - alpha_bar) * self.law.at(x_t) == 0).expand_as(x_t)
 
     def reverse(self, logits: Tensor, x_t: Tensor, s: Tensor, t: Tensor, form: ReverseForm) -> BeliefBlend:
         """See the base class; the blend's weights cost O(1) an entry once the belief in x_t is known."""
