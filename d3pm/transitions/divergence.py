@@ -187,17 +187,18 @@ class _OnePass(torch.autograd.Function):
         lift = (lift.sum(-1) * law if len(law) == 1 else lift.mul_(law).sum(-1)).double()  # no TF32
         same, pi = (x0 == term.x_t).double(), term.law.at(states)
         total, gains = term(same, pi, picked.double(), lift)
-        ctx.save_for_backward(
-            probs, states, gains.masked_fill_(known, 0.0).to(probs.dtype), law, scale, known
-        )
-        return total.masked_fill_(known, 0.0).to(probs.dtype), (-picked[0]).masked_fill_(known, 0.0)
+        gains = gains.to(probs.dtype).masked_fill_(known, 0.0)
+        ctx.save_for_backward(probs, states, gains, law, scale, known)
+        ctx.set_materialize_grads(False)  # the surprise is seldom asked for
+        return total.to(probs.dtype).masked_fill_(known, 0.0), picked[0].neg_().masked_fill_(known, 0.0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, grad_surprise):  # type: ignore[no-untyped-def]
         probs, (x0, x_t), gains, law, scale, known = ctx.saved_tensors
-        at_0, at_i, everywhere = (gains * grad).unsqueeze(-1)
-        at_0 = at_0 - grad_surprise.masked_fill(known, 0.0).unsqueeze(-1)
+        at_0, at_i, everywhere = (torch.zeros_like(gains) if grad is None else gains * grad).unsqueeze(-1)
+        if grad_surprise is not None:
+            at_0 -= grad_surprise.masked_fill(known, 0.0).unsqueeze(-1)
         out = probs * scale
         torch.div(probs, out.add_(1), out=out)
         if len(law) > 1:
