@@ -3,7 +3,7 @@
     python scripts/speedrun_text8.py --run ours --minutes 25
     python scripts/speedrun_text8.py --run d3pm --minutes 25
     python scripts/speedrun_text8.py --run autoregressive --minutes 25
-    OMP_NUM_THREADS=2 python scripts/speedrun_text8.py --run ours --minutes 60 --cpu
+    OMP_NUM_THREADS=2 python scripts/speedrun_text8.py --run ours --minutes 60 --cpu [--pieces]
 
 Three runs on equal time and equal text. ``ours`` is a `CharacterTransformer` under the absorbing kernel: Muon
 and Adam, rates that fall by the clock, the number of masks stratified over the batch. ``d3pm`` is the
@@ -11,7 +11,8 @@ paper's: a transformer of 12 layers of 768 told the time, Adam at 5e-4 after a w
 0.01, T = 1000, batches of 512 x 256, the weights of the last fiftieth of the steps averaged.
 ``autoregressive`` is the network of ``ours``, parameter by parameter, causal, under the same optimizer.
 Minutes are of training, compilation included and scoring not; on a CPU they are processor time, all threads and
-compilers together. Text is text8's split of 90/5/5, held on the device as bytes.
+compilers together. Text is text8's split of 90/5/5, held on the device. With ``--pieces`` it is written in byte pairs
+(scripts/pieces.py), which are found and counted on the clock, too; scores stay bits a character, of the same blocks.
 
 Scores are of blocks that know nothing of each other, their first characters included, cut from rows spread
 evenly over the held-out text, the same for all runs; standard errors are over rows. ``ours``: the bound in
@@ -51,6 +52,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pieces import LETTERS, Pieces
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -58,7 +60,6 @@ from d3pm import AbsorbingTransition, DiscreteDiffusion
 from d3pm.networks import CharacterTransformer, TransformerDenoiser
 from d3pm.objectives import AuxiliaryBound, vlb_estimate
 
-SYMBOLS, MASK = 27, 27
 SPLITS = {"train": (0.0, 0.9), "validation": (0.9, 0.95), "test": (0.95, 1.0)}
 NUM_STEPS = 1000
 
@@ -71,7 +72,7 @@ class Recipe:
         dim: Width.
         depth: Blocks.
         heads: Attention heads.
-        block: Characters in a row.
+        block: Characters, or pieces, in a row.
         batch: Rows a step.
         rate: Peak learning rate of Adam.
         muon_rate: Peak learning rate of Muon on the matrices inside the blocks.
@@ -88,6 +89,7 @@ class Recipe:
         most: Greatest share of characters masked at first: where hardly anything is to be seen, hardly anything is to
             be learnt.
         most_until: Share of the time after which all may be.
+        pieces: How many pieces text is written in; 0 for characters.
     """
 
     dim: int
@@ -108,15 +110,33 @@ class Recipe:
     complement: bool = False
     most: float = 1.0
     most_until: float = 0.8
+    pieces: int = 0
+
+    @property
+    def states(self) -> int:
+        """Symbols or pieces, and the mask after them."""
+        return (self.pieces or len(LETTERS)) + 1
+
+    @property
+    def scored(self) -> int:
+        """Characters of the blocks that are scored."""
+        return 256 if self.pieces else self.block
 
 
 GPU = Recipe(dim=640, depth=10, heads=10, block=512, batch=256, rate=4e-3, window_dim=128)
 PAPER = Recipe(768, 12, 12, block=256, batch=512, rate=5e-4, cooldown=0.0, average=0.02)
+GPU_PIECES = dataclasses.replace(GPU, pieces=4096, block=128, batch=1024, window=1, most=0.7)
 CPU = Recipe(dim=128, depth=5, heads=4, block=256, batch=16, rate=8e-3)
+CPU_PIECES = dataclasses.replace(CPU, pieces=4096, block=72, batch=56, window=1, most=0.7)
 SMALL_PAPER = Recipe(128, 5, 4, block=256, batch=16, rate=2e-3, cooldown=0.0, average=0.02)
 RECIPES = {
     "cuda": {"ours": GPU, "autoregressive": GPU, "d3pm": PAPER},
     "cpu": {"ours": CPU, "autoregressive": CPU, "d3pm": SMALL_PAPER},
+}
+
+IN_PIECES = {
+    "cuda": {"ours": GPU_PIECES, "autoregressive": GPU_PIECES},
+    "cpu": {"ours": CPU_PIECES, "autoregressive": CPU_PIECES},
 }
 
 
@@ -127,7 +147,7 @@ def read_text(path: Path) -> np.ndarray:
     """Symbols 0 … 26 of a plain or .xz file of a-z and spaces, uint8."""
     raw = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
     codes = np.full(256, 255, dtype=np.uint8)
-    codes[[ord(c) for c in " abcdefghijklmnopqrstuvwxyz"]] = np.arange(SYMBOLS)
+    codes[[ord(letter) for letter in LETTERS]] = np.arange(len(LETTERS))
     text = codes[np.frombuffer(raw, dtype=np.uint8)]
     if (text == 255).any():
         sys.exit(
@@ -136,10 +156,34 @@ def read_text(path: Path) -> np.ndarray:
     return text
 
 
-def cut(text: np.ndarray, split: str, device: torch.device) -> Tensor:
-    """One split, on the device."""
+def cut(text: np.ndarray, split: str) -> np.ndarray:
+    """One split."""
     first, last = (round(len(text) * share) for share in SPLITS[split])
-    return torch.from_numpy(text[first:last]).to(device)
+    return text[first:last]
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """Text as a network sees it, on the device.
+
+    Attributes:
+        text: Characters or pieces.
+        chars: How many characters one of them stands for, on average.
+        pieces: What tells how others are written; None for characters.
+    """
+
+    text: Tensor
+    chars: float = 1.0
+    pieces: Pieces | None = None
+
+
+def write(text: np.ndarray, recipe: Recipe, device: torch.device) -> Written:
+    """The training text, in pieces if the recipe asks for them."""
+    if not recipe.pieces:
+        return Written(torch.from_numpy(text).to(device))
+    pieces = Pieces(text, recipe.pieces, recipe.scored)
+    written = torch.from_numpy(pieces.encode(text)).to(device)
+    return Written(written, len(text) / len(written), pieces)
 
 
 def rows_at(text: Tensor, starts: Tensor, length: int) -> Tensor:
@@ -176,7 +220,8 @@ def surprise(network: nn.Module, x0: Tensor, hidden: Tensor) -> Tensor:
     kernel in continuous time per character: the integral over the time of a set of size n is 1 / n.
     """
     number = hidden.sum(-1)
-    logits = network(torch.where(hidden, MASK, x0), number)[..., :SYMBOLS].float()
+    mask: Any = network.num_states - 1
+    logits = network(torch.where(hidden, mask, x0), number)[..., :mask].float()
     nats = F.cross_entropy(logits.flatten(0, 1), x0.flatten(), reduction="none").view(x0.shape)
     return (nats * hidden).sum(-1) / number.clamp(min=1)
 
@@ -198,13 +243,14 @@ def masked_loss(
 
 def causal_nats(network: nn.Module, x0: Tensor) -> Tensor:
     """-log p of every character given those before it in its row, (B, L); the first is told nothing."""
-    before = torch.cat([torch.full_like(x0[:, :1], MASK), x0[:, :-1]], dim=1)
-    logits = network(before, None)[..., :SYMBOLS].float()
+    mask: Any = network.num_states - 1
+    before = torch.cat([torch.full_like(x0[:, :1], mask), x0[:, :-1]], dim=1)
+    logits = network(before, None)[..., :mask].float()
     return F.cross_entropy(logits.flatten(0, 1), x0.flatten(), reduction="none").view(x0.shape)
 
 
-def d3pm_process() -> DiscreteDiffusion:
-    return DiscreteDiffusion(AbsorbingTransition(num_states=SYMBOLS + 1, num_steps=NUM_STEPS))
+def d3pm_process(num_states: int) -> DiscreteDiffusion:
+    return DiscreteDiffusion(AbsorbingTransition(num_states, NUM_STEPS))
 
 
 def make_loss(
@@ -215,7 +261,7 @@ def make_loss(
         return lambda network, x0, generator, share: masked_loss(network, recipe, x0, generator, share)
     if run == "autoregressive":
         return lambda network, x0, generator, share: causal_nats(network, x0).mean()
-    process, objective = d3pm_process(), AuxiliaryBound(weight=0.01)
+    process, objective = d3pm_process(recipe.states), AuxiliaryBound(weight=0.01)
     return lambda network, x0, generator, share: (
         objective(process, network, x0, generator=generator).mean() / x0.shape[1]
     )
@@ -226,8 +272,8 @@ def make_loss(
 
 def make_network(run: str, recipe: Recipe) -> TransformerDenoiser | CharacterTransformer:
     if run == "d3pm":
-        return TransformerDenoiser(SYMBOLS + 1, recipe.dim, recipe.depth, recipe.heads)
-    size = (SYMBOLS + 1, recipe.dim, recipe.depth, recipe.heads)
+        return TransformerDenoiser(recipe.states, recipe.dim, recipe.depth, recipe.heads)
+    size = (recipe.states, recipe.dim, recipe.depth, recipe.heads)
     more = {"window": recipe.window, "window_dim": recipe.window_dim, "reach": recipe.reach}
     return CharacterTransformer(*size, **more, causal=run == "autoregressive")
 
@@ -329,7 +375,7 @@ def peak_rate(device: torch.device) -> float:
 
 
 def operations(run: str, recipe: Recipe) -> float:
-    """Floating-point operations of matrix products a character of a training step: thrice those of a forward pass.
+    """Floating-point operations of matrix products an entry of a training step: thrice those of a forward pass.
 
     Counted on a network without storage; attention as if every pair of positions were looked at, causal or not.
     """
@@ -383,12 +429,12 @@ class Progress:
     ``autoregressive``.
     """
 
-    def __init__(self, clock: Clock, every: float, chars: int, work: float, peak: float) -> None:
+    def __init__(self, clock: Clock, every: float, chars: float, work: float, peak: float) -> None:
         self.clock, self.every, self.chars, self.work, self.peak = clock, every, chars, work, peak
-        self.time, self.losses = 0.0, list[Tensor]()
+        self.time, self.losses = clock.elapsed(), list[Tensor]()
 
     def add(self, step: int, loss: Tensor) -> None:
-        self.losses.append(loss.detach())
+        self.losses.append(loss)
         if step % 20 == 0 or self.clock.elapsed() - self.time > self.every:
             self.clock.wait()  # the host may be ahead of the device, but not by much
         if self.clock.elapsed() - self.time > self.every:
@@ -396,7 +442,7 @@ class Progress:
             self.time, self.losses = self.clock.elapsed(), []
 
     def line(self, step: int) -> str:
-        now, bits = self.clock.elapsed(), float(torch.stack(self.losses).mean()) / math.log(2)
+        now, bits = self.clock.elapsed(), float(torch.stack(self.losses).mean())
         speed = len(self.losses) * self.chars / (now - self.time)
         rate = f"{speed * self.work / self.peak:5.1%} of {self.peak / 1e12:.2f} TFLOP/s"
         used = memory(self.clock.device)
@@ -413,20 +459,21 @@ def compiled(network: nn.Module, device: torch.device) -> Any:
 
 
 def train(
-    run: str, recipe: Recipe, network: nn.Module, text: Tensor, clock: Clock, args: argparse.Namespace
+    run: str, recipe: Recipe, network: nn.Module, written: Written, clock: Clock, args: argparse.Namespace
 ) -> dict:
-    """Train until the time is up; what it came to."""
-    device, step = text.device, 0
+    """Train until the time is up, of which writing took some; what it came to."""
+    device, step, spent = written.text.device, 0, clock.elapsed()
     generator = torch.Generator(device).manual_seed(args.seed)
     loss_of, optimizers = make_loss(run, recipe), make_optimizers(run, recipe, network)
     rates, average = Rates(optimizers, recipe), Average(network, recipe.average)
     fast: Any = network if args.eager else compiled(network, device)
-    peak, work, chars = peak_rate(device), operations(run, recipe), recipe.batch * recipe.block
+    peak, work = peak_rate(device), operations(run, recipe) / written.chars
+    chars, to_bits = recipe.batch * recipe.block * written.chars, 1 / (written.chars * math.log(2))
+    clock.start = clock.now() - spent
     progress = Progress(clock, args.every, chars, work, peak)
-    clock.start = clock.now()
     while (share := step / args.steps if args.steps else clock.share()) < 1:
         rates.set(step, share)
-        x0 = random_rows(text, recipe.batch, recipe.block, generator)
+        x0 = random_rows(written.text, recipe.batch, recipe.block, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             loss = loss_of(fast, x0, generator, share)
         loss.backward()
@@ -437,16 +484,17 @@ def train(
             optimizer.zero_grad()
         step += 1
         average.add(step)
-        progress.add(step, loss)
+        progress.add(step, loss.detach() * to_bits)
     clock.wait()
     seconds = clock.elapsed()
     average.install()
     return {
         "seconds": seconds,
         "steps": step,
-        "chars_seen": step * chars,
-        "chars_per_second": step * chars / seconds,
-        "share_of_peak": step * chars * work / seconds / peak,
+        "chars_of_an_entry": written.chars,
+        "chars_seen": round(step * chars),
+        "chars_per_second": step * chars / (seconds - spent),
+        "share_of_peak": step * chars * work / (seconds - spent) / peak,
         "peak_tflops": peak / 1e12,
         "operations_per_char": work,
         "memory_gb": memory(device),
@@ -466,14 +514,15 @@ def spans(text: Tensor, count: int, length: int) -> Tensor:
 def row_bits(
     run: str, network: nn.Module, x0: Tensor, draws: int, generator: torch.Generator | None
 ) -> Tensor:
-    """Bits a character of each row, (B,): exact if autoregressive, an unbiased draw of the bound otherwise.
+    """Bits an entry of each row, (B,): exact if autoregressive, an unbiased draw of the bound otherwise.
 
     Ours is the bound in continuous time, with numbers of masks stratified over 1 … L; the paper's that of T = 1000.
     """
     if run == "autoregressive":
         nats = causal_nats(network, x0).mean(-1)
     elif run == "d3pm":
-        bound = vlb_estimate(d3pm_process(), network, x0, num_times=draws, generator=generator)
+        process = d3pm_process(network.num_states)  # type: ignore[arg-type]
+        bound = vlb_estimate(process, network, x0, num_times=draws, generator=generator)
         nats = bound.total / x0.shape[1]
     else:
         nats = torch.zeros(len(x0), device=x0.device)
@@ -484,14 +533,31 @@ def row_bits(
     return nats / math.log(2)
 
 
-def score(run: str, network: nn.Module, rows: Tensor, block: int, args: argparse.Namespace) -> dict:
+def alike(blocks: Tensor, pieces: Pieces | None) -> list[tuple[Tensor, Tensor, float]]:
+    """Blocks as they are written, those of equal length together: which, entries (B, n), bits to tell the length."""
+    if pieces is None:
+        return [(torch.arange(len(blocks)), blocks, 0.0)]
+    written = pieces.encode_each(list(blocks.cpu().numpy().astype(np.uint8)))
+    lengths = np.array([len(ids) for ids in written])
+    return [
+        (torch.from_numpy(which), torch.from_numpy(x0).to(blocks.device), pieces.bits_of_length(n))
+        for n in np.unique(lengths)
+        for which in [np.flatnonzero(lengths == n)]
+        for x0 in [np.stack([written[i] for i in which])]
+    ]
+
+
+def score(
+    run: str, network: nn.Module, rows: Tensor, block: int, pieces: Pieces | None, args: argparse.Namespace
+) -> dict:
     """Mean and standard error over rows, each cut into blocks that know nothing of each other."""
     generator = torch.Generator(rows.device).manual_seed(1)
-    pieces = rows.view(-1, block)
-    size = max(1, args.score_chars // block)
+    size, bits = max(1, args.score_chars // block), torch.zeros(rows.numel() // block, dtype=torch.float64)
     with torch.autocast(rows.device.type, torch.bfloat16, enabled=rows.device.type == "cuda"):
-        bits = [row_bits(run, network, x0, args.draws, generator) for x0 in pieces.split(size)]
-    per_row = torch.cat(bits).double().view(len(rows), -1).mean(-1)
+        for which, x0, of_length in alike(rows.view(-1, block), pieces):
+            entries = [row_bits(run, network, part, args.draws, generator) for part in x0.split(size)]
+            bits[which] = torch.cat(entries).double().cpu() * x0.shape[1] + of_length
+    per_row = bits.view(len(rows), -1).sum(-1) / rows.shape[1]
     return {
         "bits_per_char": float(per_row.mean()),
         "standard_error": float(per_row.std() / math.sqrt(len(rows))),
@@ -504,7 +570,7 @@ def score(run: str, network: nn.Module, rows: Tensor, block: int, args: argparse
 # ---------------------------------------------------------------- command
 
 
-def save(run: str, network: nn.Module, recipe: Recipe, folder: Path) -> None:
+def save(run: str, network: nn.Module, recipe: Recipe, pieces: Pieces | None, folder: Path) -> None:
     """A diffusion as `DiffusionModel.from_pretrained` reads it; an autoregressive network as its weights alone."""
     if run == "autoregressive":
         torch.save(network.state_dict(), folder / "network.pt")
@@ -518,10 +584,10 @@ def save(run: str, network: nn.Module, recipe: Recipe, folder: Path) -> None:
     logging.disable_progress_bar()
     objective = AuxiliaryBound(0.01) if run == "d3pm" else ContinuousTimeBound()
     model = DiffusionModel(
-        process=d3pm_process(),
+        process=d3pm_process(recipe.states),
         network=network,
         objective=objective,
-        codec=TextCodec.characters(),
+        codec=pieces.codec if pieces else TextCodec.characters(),
         shape=(recipe.block,),
     )
     model.save_pretrained(folder)
@@ -535,6 +601,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=25.0, help="of training; of processor time on a CPU")
     parser.add_argument("--steps", type=int, help="train that many steps instead, however long they take")
     parser.add_argument("--cpu", action="store_true", help="a small network on the CPU")
+    parser.add_argument("--pieces", action="store_true", help="text in pieces of words, not in characters")
     parser.add_argument(
         "--data", type=Path, help="a text of a-z and spaces, .xz or plain; $D3PM_DATA/books8 if not given"
     )
@@ -576,9 +643,12 @@ def main(argv: list[str] | None = None) -> dict:
     if not args.cpu and not torch.cuda.is_available():
         sys.exit("there is no GPU: add --cpu for the small run")
     device = torch.device("cpu" if args.cpu else "cuda")
-    recipe = changed(RECIPES[device.type][args.run], args.set)
-    if args.span % recipe.block:
-        sys.exit(f"--span {args.span}: give a multiple of the block, {recipe.block}")
+    recipes = IN_PIECES if args.pieces else RECIPES
+    if args.run not in recipes[device.type]:
+        sys.exit(f"--pieces: {args.run} is of characters: leave it out, or take ours or autoregressive")
+    recipe = changed(recipes[device.type][args.run], args.set)
+    if args.span % recipe.scored:
+        sys.exit(f"--span {args.span}: give a multiple of the block, {recipe.scored}")
     if args.steps is not None and args.steps < 1:
         sys.exit(f"--steps {args.steps}: give 1 or more")
     folder = args.output or Path("runs") / f"speedrun-{args.run}"
@@ -589,13 +659,17 @@ def main(argv: list[str] | None = None) -> dict:
     parameters = sum(p.numel() for p in network.parameters())
     print(f"{args.run}: {parameters:,} parameters, {recipe}", flush=True)
     clock = Clock(device, 60 * args.minutes)
-    trained = train(args.run, recipe, network, cut(text, "train", device), clock, args)
+    written = write(cut(text, "train"), recipe, device)
+    trained = train(args.run, recipe, network, written, clock, args)
     network.eval()
     count = args.rows or (512 if args.cpu else 8192)
-    rows = {split: spans(cut(text, split, device), count, args.span) for split in ("validation", "test")}
-    scores = {split: score(args.run, network, x0, recipe.block, args) for split, x0 in rows.items()}
-    if recipe.block != 256:  # what the literature scores
-        scores["test_of_256"] = score(args.run, network, rows["test"], 256, args)
+    held_out = {split: torch.from_numpy(cut(text, split)).to(device) for split in ("validation", "test")}
+    rows = {split: spans(part, count, args.span) for split, part in held_out.items()}
+    scores = {
+        split: score(args.run, network, x0, recipe.scored, written.pieces, args) for split, x0 in rows.items()
+    }
+    if recipe.scored != 256:  # what the literature scores
+        scores["test_of_256"] = score(args.run, network, rows["test"], 256, None, args)
     for name, found in scores.items():
         print(f"{name}: {found['bits_per_char']:.4f} ± {found['standard_error']:.4f} bits/char")
     result = {
@@ -617,7 +691,7 @@ def main(argv: list[str] | None = None) -> dict:
         "date": time.strftime("%Y-%m-%d"),
     }
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-    save(args.run, network, recipe, folder)
+    save(args.run, network, recipe, written.pieces, folder)
     return result
 
 

@@ -28,6 +28,7 @@ RUNS = ("ours", "d3pm", "autoregressive")
 
 
 def load_script():
+    sys.path.insert(0, str(SCRIPT.parent))  # where the script finds its neighbours
     spec = importlib.util.spec_from_file_location("speedrun_text8", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look up their annotations
@@ -36,6 +37,7 @@ def load_script():
 
 
 speedrun = load_script()
+symbols = sys.modules["pieces"].symbols
 TINY = ["dim=16", "depth=1", "heads=2", "block=16", "batch=4", "window=2", "window_dim=4"]
 
 
@@ -166,7 +168,7 @@ def test_the_twins_score_is_the_likelihood():
     with torch.no_grad():
         one_by_one = 0.0
         for i in range(5):
-            before = torch.cat([torch.full((1, 1), speedrun.MASK), x0[:, :i]], dim=1)
+            before = torch.cat([torch.full((1, 1), 27), x0[:, :i]], dim=1)
             one_by_one -= float(made(before)[0, -1, :27].log_softmax(-1)[x0[0, i]])
         bits = speedrun.row_bits("autoregressive", made, x0, 1, torch.Generator())
     assert float(bits) == pytest.approx(one_by_one / 5 / np.log(2), rel=1e-5)
@@ -186,16 +188,25 @@ def test_a_weighted_loss_is_the_bound_where_nothing_tilts_it():
     assert float(early) / np.log(2) != pytest.approx(loss, rel=1e-4)
 
 
-def test_complements_hide_every_character_once():
-    """A network whose belief is uniform is surprised alike everywhere; one that peeks sees which are hidden."""
-    recipe, seen = dataclasses.replace(speedrun.CPU, complement=True), []
+class Peeking(nn.Module):
+    """A network whose belief is uniform, and which is surprised alike everywhere; it remembers what it saw."""
 
-    def peeking(x, number):
-        seen.append(x == speedrun.MASK)
+    num_states = 28
+
+    def __init__(self):
+        super().__init__()
+        self.masks, self.numbers = [], []
+
+    def forward(self, x, number):
+        self.masks.append(x == 27)
+        self.numbers.append(number)
         return torch.zeros(*x.shape, 28)
 
+
+def test_complements_hide_every_character_once():
+    recipe, peeking = dataclasses.replace(speedrun.CPU, complement=True), Peeking()
     loss = speedrun.masked_loss(peeking, recipe, torch.randint(27, (8, 6)), torch.Generator().manual_seed(0))
-    first, second = seen[0].chunk(2)
+    first, second = peeking.masks[0].chunk(2)
     assert torch.equal(first, ~second)
     assert loss.item() == pytest.approx(np.log(27))
 
@@ -209,16 +220,11 @@ def test_rows_that_did_not_change_need_no_second_call():
 
 
 def test_few_characters_are_hidden_at_first_and_any_number_later():
-    recipe, seen = dataclasses.replace(speedrun.CPU, most=0.5, most_until=0.3), []
-
-    def peeking(x, number):
-        seen.append(number)
-        return torch.zeros(*x.shape, 28)
-
+    recipe, peeking = dataclasses.replace(speedrun.CPU, most=0.5, most_until=0.3), Peeking()
     for share in (0.0, 0.29, 0.3, 1.0):
         speedrun.masked_loss(peeking, recipe, torch.randint(27, (40, 20)), None, share)
-    assert [int(number.max()) for number in seen] == [10, 10, 20, 20]
-    assert torch.equal(seen[2].sort().values, torch.arange(1, 21).repeat_interleave(2))
+    assert [int(number.max()) for number in peeking.numbers] == [10, 10, 20, 20]
+    assert torch.equal(peeking.numbers[2].sort().values, torch.arange(1, 21).repeat_interleave(2))
 
 
 def test_muon_moves_all_singular_values_alike_and_shapes_together():
@@ -290,9 +296,9 @@ def text(tmp_path_factory):
 
 def test_a_text_is_cut_in_order(text):
     symbols = speedrun.read_text(text)
-    parts = [speedrun.cut(symbols, split, torch.device("cpu")) for split in ("train", "validation", "test")]
+    parts = [speedrun.cut(symbols, split) for split in ("train", "validation", "test")]
     assert [len(part) for part in parts] == [9000, 500, 500]
-    assert torch.equal(torch.cat(parts)[::3], torch.arange(3334) % 26 + 1)
+    assert np.array_equal(np.concatenate(parts)[::3], np.arange(3334) % 26 + 1)
 
 
 def test_a_text_in_other_letters_is_refused_in_a_line(tmp_path):
@@ -301,12 +307,94 @@ def test_a_text_in_other_letters_is_refused_in_a_line(tmp_path):
         speedrun.read_text(tmp_path / "bad.txt")
 
 
+WORDS = "a cat and the hat of that man in a red house  whom the cats and hats of men in red houses met "
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    return speedrun.Pieces(symbols(WORDS * 40), size=48, block=16, counted=500)
+
+
+def test_text_in_pieces_is_the_text(pieces):
+    for text in (WORDS, WORDS[1:], WORDS[5:].strip(), "xyz", "  a", "a" * 20):
+        entries = pieces.encode(symbols(text))
+        assert pieces.codec.decode(torch.from_numpy(entries)[None]) == [text]
+        assert np.array_equal(entries, pieces.encode_each([symbols(text)])[0])
+
+
+def test_pieces_do_not_depend_on_where_a_text_is_cut(pieces, monkeypatch):
+    whole = pieces.encode(symbols(WORDS * 3))
+    assert len(whole) < 0.6 * len(WORDS * 3)
+    monkeypatch.setattr(sys.modules["pieces"], "CHUNK", 5)
+    assert np.array_equal(pieces.encode(symbols(WORDS * 3)), whole)
+
+
+def test_lengths_have_a_law_and_none_is_impossible(pieces):
+    law = [2.0 ** -pieces.bits_of_length(n) for n in range(1, 17)]
+    assert sum(law) == pytest.approx(1)
+    assert law[0] == pytest.approx(0.5 / 508)  # no block is a single piece
+    assert np.argmax(law) in range(5, 12)
+
+
+def test_more_pieces_than_there_are_is_refused_in_a_line():
+    with pytest.raises(SystemExit, match=r"pieces=500: the text yields \d+: give 27 … \d+$"):
+        speedrun.Pieces(symbols(WORDS), size=500, block=16)
+
+
+def test_a_score_in_pieces_is_of_the_same_characters(pieces):
+    """Block by block: the likelihood of its pieces, and what it takes to say how many they are."""
+    made = CharacterTransformer(49, dim=32, depth=1, heads=2, window=1, causal=True).eval()
+    nn.init.normal_(made.head.weight)
+    rows = torch.from_numpy(symbols((WORDS * 3)[: 8 * 32])).long().view(8, 32)
+    args = speedrun.parse(["--run", "autoregressive", "--draws", "1", "--score-chars", "48"])
+    found = speedrun.score("autoregressive", made, rows, 16, pieces, args)
+    bits = torch.zeros(16, dtype=torch.float64)
+    with torch.no_grad():
+        for i, block in enumerate(rows.view(16, 16)):
+            (entries,) = pieces.encode_each([block.numpy().astype(np.uint8)])
+            nats = speedrun.causal_nats(made, torch.from_numpy(entries)[None]).sum()
+            bits[i] = float(nats) / np.log(2) + pieces.bits_of_length(len(entries))
+    per_row = bits.view(8, 2).sum(1) / 32
+    assert found["bits_per_char"] == pytest.approx(float(per_row.mean()), rel=1e-5)
+    assert found["standard_error"] == pytest.approx(float(per_row.std()) / 8**0.5, rel=1e-4)
+    assert len({len(entries) for entries in pieces.encode_each(list(rows.view(16, 16).numpy()))}) > 1
+
+
+def test_the_paper_knows_no_pieces():
+    with pytest.raises(SystemExit, match="--pieces: d3pm is of characters"):
+        speedrun.main(["--run", "d3pm", "--cpu", "--pieces"])
+
+
 def test_training_ends_when_its_time_is_up():
     clock = speedrun.Clock(torch.device("cpu"), 0.05)
     assert clock.share() < 1
     while clock.share() < 1:
         torch.randn(100)
     assert 0.05 <= clock.elapsed() < 5
+
+
+@pytest.mark.parametrize("run", ["ours", "autoregressive"])
+def test_a_run_in_pieces_from_end_to_end(run, tmp_path, capsys):
+    file = tmp_path / "words.txt"
+    file.write_text(WORDS * 300)
+    command = ["--run", run, "--steps", "60", "--cpu", "--eager", "--pieces", "--data", str(file)]
+    options = ["--output", str(tmp_path / "run"), "--rows", "4", "--draws", "4", "--every", "0"]
+    settings = [*TINY, "window=1", "pieces=48", "rate=0.01", "warmup=5"]
+    result = speedrun.main([*command, *options, "--set", *settings])
+    density = result["chars_of_an_entry"]
+    assert 2 < density < 4
+    assert result["chars_seen"] == pytest.approx(60 * 4 * 16 * density, abs=1)
+    assert 0 < result["scores"]["test"]["bits_per_char"] < 3.5  # log2(48) / density, and something learnt
+    losses = [
+        float(line.split("loss ")[1].split()[0])
+        for line in capsys.readouterr().out.splitlines()
+        if "loss" in line
+    ]
+    assert losses[0] == pytest.approx(np.log2(48) / density, rel=0.01)  # a fresh network, in bits a character
+    if run == "ours":
+        model = DiffusionModel.from_pretrained(tmp_path / "run")
+        (said,) = model.codec.decode(model.sample(1, steps=4, seed=0))
+        assert set(said) <= set(" abcdefghijklmnopqrstuvwxyz")
 
 
 @pytest.mark.parametrize("run", RUNS)
