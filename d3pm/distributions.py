@@ -55,6 +55,15 @@ def pick(table: Tensor, index: Tensor) -> Tensor:
     return table.gather(-1, index.unsqueeze(-1)).squeeze(-1)
 
 
+def exp_(x: Tensor) -> Tensor:
+    r""":math:`e^x` in place, off by :math:`2^{-24} |x|` of itself in float32.
+
+    By way of :math:`2^x`, which PyTorch's CPU build works out in vectors everywhere; its :math:`e^x` goes through a library
+    that takes nearly three times as long on some processors.
+    """
+    return x.mul_(1 / math.log(2)).exp2_()
+
+
 def safe_log(p: Tensor) -> Tensor:
     r""":math:`\log p` with :math:`\log 0 = -\infty` and a gradient of zero there instead of NaN."""
     positive = p > 0

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from d3pm.cached import cached_property
-from d3pm.distributions import Categorical, draw, pick, uniforms
+from d3pm.distributions import Categorical, draw, exp_, pick, uniforms
 
 
 class Belief(Categorical):
@@ -146,7 +146,7 @@ class _Surprise(torch.autograd.Function):
             logits[:, excluded] = -math.inf
         log_probs = logits.log_softmax(-1)
         picked = pick(log_probs, target).neg_()
-        ctx.save_for_backward(log_probs.exp_(), target, rows)
+        ctx.save_for_backward(exp_(log_probs), target, rows)
         return picked if rows is None else picked.new_zeros(ctx.shape[0]).index_copy_(0, rows, picked)
 
     @staticmethod

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from d3pm.distributions import pick, safe_divide
+from d3pm.distributions import exp_, pick, safe_divide
 from d3pm.transitions.belief import Belief
 from d3pm.transitions.laws import Law, UniformLaw
 
@@ -181,7 +181,7 @@ class _OnePass(torch.autograd.Function):
         states = torch.stack([x0, term.x_t])
         log_probs = logits.log_softmax(-1)
         picked = pick(log_probs.expand(2, *log_probs.shape), states)
-        probs = log_probs.exp_()
+        probs = exp_(log_probs)
         law, scale = _over_law(term, probs.dtype)
         lift = (probs * scale).log1p_()
         lift = (lift.sum(-1) * law if len(law) == 1 else lift.mul_(law).sum(-1)).double()  # no TF32
