@@ -110,10 +110,6 @@ class TrainingConfig:
         if rate is not None and not (muon and rate > 0):
             remedy = "give a number above 0" if muon else f"leave it null, optimizer is {self.optimizer}"
             raise ConfigError(f"training.muon_learning_rate is {rate}: {remedy}")
-        if muon and not hasattr(torch.optim, "Muon"):
-            raise ConfigError(
-                f"training.optimizer is muon, which torch {torch.__version__} lacks: take adamw, or torch 2.9 or later"
-            )
         if muon and self.sharded:
             raise ConfigError(
                 "training.optimizer is muon, which needs whole matrices, but training.sharded is true: take adamw"

@@ -14,7 +14,6 @@ from d3pm.training import RunFolder, TrainingConfig
 from d3pm.training.keeping import RAW_WEIGHTS
 from d3pm.training.optimizers import hidden_matrices, muon_adamw
 
-pytestmark = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
 MUON = ("--training.optimizer", "muon")
 
 
@@ -140,12 +139,6 @@ def test_what_does_not_fit_is_refused_in_one_line(options, message):
     with pytest.raises(ConfigError, match=message) as caught:
         TrainingConfig(**options)
     assert "\n" not in str(caught.value)
-
-
-def test_a_torch_without_muon_is_named(monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(ConfigError, match=r"which torch .* lacks: take adamw, or torch 2.9 or later"):
-        TrainingConfig(optimizer="muon")
 
 
 def test_a_run_with_it_learns_and_resumes_bit_by_bit(tmp_path):
