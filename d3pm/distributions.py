@@ -58,8 +58,8 @@ def pick(table: Tensor, index: Tensor) -> Tensor:
 def exp_(x: Tensor) -> Tensor:
     r""":math:`e^x` in place, off by :math:`2^{-24} |x|` of itself in float32.
 
-    By way of :math:`2^x`, which PyTorch's CPU build works out in vectors everywhere; its :math:`e^x` goes through a library
-    that takes nearly three times as long on some processors.
+    By way of :math:`2^x`, which PyTorch works out in vectors on every CPU; its :math:`e^x` goes through a library that
+    takes nearly three times as long on some.
     """
     return x.mul_(1 / math.log(2)).exp2_()
 
