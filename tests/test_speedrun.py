@@ -89,7 +89,8 @@ def test_the_twin_is_the_same_network():
         assert {k: v.shape for k, v in ours.state_dict().items()} == {
             k: v.shape for k, v in twin.state_dict().items()
         }
-        assert speedrun.RECIPES[device]["ours"] == speedrun.RECIPES[device]["autoregressive"]
+        for recipes in (speedrun.RECIPES, speedrun.IN_PIECES):
+            assert recipes[device]["ours"] == recipes[device]["autoregressive"]
 
 
 def test_the_rival_is_the_papers():
@@ -263,9 +264,10 @@ def test_one_graph_also_in_half_precision(run):
 @pytest.mark.parametrize(
     "run", ["ours", "autoregressive"]
 )  # the paper's has no objective but the package's own
-def test_a_step_of_the_large_run_never_waits_for_the_device(run):
+@pytest.mark.parametrize("recipes", ["RECIPES", "IN_PIECES"])
+def test_a_step_of_the_large_run_never_waits_for_the_device(run, recipes):
     """On a device of shapes without values, where looking at one raises; at full size, so the shapes are those."""
-    recipe = speedrun.RECIPES["cuda"][run]
+    recipe = getattr(speedrun, recipes)["cuda"][run]
     with torch.device("meta"):
         made, text = speedrun.make_network(run, recipe), torch.zeros(1000, dtype=torch.uint8)
     x0 = speedrun.random_rows(text, recipe.batch, recipe.block, None)

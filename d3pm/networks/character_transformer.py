@@ -8,6 +8,7 @@ from d3pm.errors import ConfigError
 from d3pm.networks.blocks import zeroed
 from d3pm.networks.rotary import Rotation, rotary_table, rotate
 from d3pm.networks.windows import WindowEmbedding
+from d3pm.projection import Projection, project
 
 
 class CharacterTransformer(nn.Module):
@@ -76,14 +77,23 @@ class CharacterTransformer(nn.Module):
         self.blocks = nn.ModuleList(LocalBlock(dim, heads, mlp_ratio, reach, causal) for _ in range(depth))
         self.head = zeroed(nn.Linear(dim, num_states))
 
-    def forward(self, x_t: Tensor, t: Tensor | None = None) -> Tensor:
-        """Logits (B, L, num_states) for states x_t (B, L), int64; ``t`` is not looked at."""
+    @property
+    def defers(self) -> bool:
+        """Whether hidden states are smaller than logits, so that ``defer`` is worth asking for."""
+        return self.num_states > self.dim
+
+    def forward(self, x_t: Tensor, t: Tensor | None = None, defer: bool = False) -> Tensor | Projection:
+        """Logits (B, L, num_states) for states x_t (B, L), int64; ``t`` is not looked at.
+
+        With ``defer``, the hidden states and the head instead.
+        """
         places = torch.arange(x_t.shape[1], device=x_t.device, dtype=torch.float32)
         rotation = rotary_table(places, self.dim // self.heads)
         x = norm(self.embedding(x_t))
         for block in self.blocks:
             x = block(x, rotation)
-        return self.head(norm(x))
+        x = norm(x)
+        return project(x, self.head) if defer else self.head(x)
 
 
 class LocalBlock(nn.Module):
