@@ -63,6 +63,8 @@ class Pieces:
 
 def learn(text: str, size: int) -> PreTrainedTokenizerFast:
     """The byte pairs of a text, as many as asked for."""
+    if size < len(LETTERS):
+        raise SystemExit(f"pieces={size}: the letters alone are {len(LETTERS)}: give that many or more")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())

@@ -1,6 +1,7 @@
 """The record run: its network, its bound, its optimizer, its arithmetic, and the script from end to end."""
 
 import dataclasses
+import doctest
 import importlib.util
 import itertools
 import json
@@ -324,6 +325,11 @@ def test_text_in_pieces_is_the_text(pieces):
         assert np.array_equal(entries, pieces.encode_each([symbols(text)])[0])
 
 
+def test_the_examples_of_pieces_hold():
+    results = doctest.testmod(sys.modules["pieces"])
+    assert (results.failed, results.attempted > 2) == (0, True)
+
+
 def test_pieces_do_not_depend_on_where_a_text_is_cut(pieces, monkeypatch):
     whole = pieces.encode(symbols(WORDS * 3))
     assert len(whole) < 0.6 * len(WORDS * 3)
@@ -338,7 +344,29 @@ def test_lengths_have_a_law_and_none_is_impossible(pieces):
     assert np.argmax(law) in range(5, 12)
 
 
+def test_a_bound_in_pieces_is_that_of_every_set_of_masks(pieces):
+    """A block of few pieces: the mean over numbers of masks of the mean over sets of so many; and the length."""
+    made = CharacterTransformer(49, dim=32, depth=1, heads=2, window=1).eval()
+    nn.init.normal_(made.head.weight)
+    rows = torch.from_numpy(symbols(" the cat")).long().expand(2, -1)
+    ((_, x0, of_length),) = speedrun.alike(rows, pieces)
+    x0, count = x0[:1], x0.shape[1]
+    assert count < 5
+    assert of_length == pieces.bits_of_length(count)
+    by_number = {number: [] for number in range(1, count + 1)}
+    for hidden in itertools.product([False, True], repeat=count):
+        if any(hidden):
+            with torch.no_grad():
+                by_number[sum(hidden)].append(float(speedrun.surprise(made, x0, torch.tensor([hidden]))))
+    exact = count * np.mean([np.mean(nats) for nats in by_number.values()]) / np.log(2) + of_length
+    args = speedrun.parse(["--run", "ours", "--draws", "1000"])
+    found = speedrun.score("ours", made, rows, 8, pieces, args)["bits_per_char"]
+    assert found == pytest.approx(exact / 8, rel=0.03)
+
+
 def test_more_pieces_than_there_are_is_refused_in_a_line():
+    with pytest.raises(SystemExit, match="pieces=5: the letters alone are 27"):
+        speedrun.Pieces(symbols(WORDS), size=5, block=16)
     with pytest.raises(SystemExit, match=r"pieces=500: the text yields \d+: give 27 … \d+$"):
         speedrun.Pieces(symbols(WORDS), size=500, block=16)
 
@@ -362,9 +390,25 @@ def test_a_score_in_pieces_is_of_the_same_characters(pieces):
     assert len({len(entries) for entries in pieces.encode_each(list(rows.view(16, 16).numpy()))}) > 1
 
 
-def test_the_paper_knows_no_pieces():
-    with pytest.raises(SystemExit, match="--pieces: d3pm is of characters"):
-        speedrun.main(["--run", "d3pm", "--cpu", "--pieces"])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--run", "d3pm", "--pieces"], "--pieces: d3pm is of characters"),
+        (["--run", "d3pm", "--set", "pieces=48"], "--set pieces=48: give it with --pieces"),
+        (["--run", "ours", "--pieces", "--set", "pieces=0"], "--set pieces=0: give it with --pieces"),
+    ],
+)
+def test_pieces_are_asked_for_in_one_way(options, said):
+    with pytest.raises(SystemExit, match=said):
+        speedrun.main([*options, "--cpu"])
+
+
+def test_time_that_is_up_before_training_began_is_told(tmp_path):
+    file = tmp_path / "words.txt"
+    file.write_text(WORDS * 300)
+    options = ["--minutes", "1e-6", "--pieces", "--set", *TINY, "window=1", "pieces=48"]
+    with pytest.raises(SystemExit, match="--minutes 1e-06: writing the text in pieces took all of them"):
+        speedrun.main(["--run", "ours", "--cpu", "--data", str(file), "--output", str(tmp_path), *options])
 
 
 def test_training_ends_when_its_time_is_up():
@@ -386,7 +430,7 @@ def test_a_run_in_pieces_from_end_to_end(run, tmp_path, capsys):
     density = result["chars_of_an_entry"]
     assert 2 < density < 4
     assert result["chars_seen"] == pytest.approx(60 * 4 * 16 * density, abs=1)
-    assert 0 < result["scores"]["test"]["bits_per_char"] < 3.5  # log2(48) / density, and something learnt
+    assert 0 < result["scores"]["test"]["bits_per_char"] < 0.8 * np.log2(48) / density  # something was learnt
     losses = [
         float(line.split("loss ")[1].split()[0])
         for line in capsys.readouterr().out.splitlines()

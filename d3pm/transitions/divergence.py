@@ -190,7 +190,7 @@ class _OnePass(torch.autograd.Function):
         gains = gains.to(probs.dtype).masked_fill_(known, 0.0)
         ctx.save_for_backward(probs, states, gains, law, scale, known)
         ctx.set_materialize_grads(False)  # the surprise is seldom asked for
-        return total.to(probs.dtype).masked_fill_(known, 0.0), picked[0].neg_().masked_fill_(known, 0.0)
+        return total.to(probs.dtype).masked_fill_(known, 0.0), (-picked[0]).masked_fill_(known, 0.0)
 
     @staticmethod
     @once_differentiable
