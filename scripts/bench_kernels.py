@@ -15,6 +15,7 @@ quickstart's shape and loss is the process (everything but the network and the o
 """
 
 import argparse
+import ctypes
 import datetime
 import functools
 import platform
@@ -121,6 +122,17 @@ def cases(num_states: int, name: str) -> dict[str, Case]:
     return out
 
 
+def keep_pages() -> None:
+    """Have glibc keep what was freed: else some cases are timed with the work for fresh pages, and others without."""
+    trim_threshold, mmap_threshold, most = -1, -3, 32 * 2**20
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another libc
+        return
+    mallopt(mmap_threshold, most)
+    mallopt(trim_threshold, 2**31 - 1)
+
+
 def alternate(cases: dict[str, Case], repeats: int) -> dict[str, float]:
     """Median milliseconds of each case; every round runs each once, after two rounds of warm-up."""
     times: dict[str, list[float]] = {name: [] for name in cases}
@@ -222,6 +234,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=30)
     args = parser.parse_args()
+    keep_pages()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     warnings.filterwarnings("ignore")

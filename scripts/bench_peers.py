@@ -31,7 +31,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from bench_kernels import SHAPES, DenseDiffusion
+from bench_kernels import SHAPES, DenseDiffusion, keep_pages
 from torch import Tensor, nn
 
 from d3pm import AbsorbingTransition, DiscreteDiffusion, GaussianDiffusion, UniformTransition, sample
@@ -486,6 +486,7 @@ def main() -> None:
     args = parser.parse_args()
     global CLOCK
     CLOCK = time.process_time if args.cpu else time.perf_counter
+    keep_pages()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     warnings.filterwarnings("ignore")
