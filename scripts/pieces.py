@@ -15,8 +15,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from d3pm.data.codec import TextCodec
+from d3pm.data.normalize import TEXT8_ALPHABET
 
-LETTERS = " abcdefghijklmnopqrstuvwxyz"
 LEARNT_FROM = 10_000_000
 CHUNK = 100_000
 
@@ -63,23 +63,25 @@ class Pieces:
 
 def learn(text: str, size: int) -> PreTrainedTokenizerFast:
     """The byte pairs of a text, as many as asked for."""
-    if size < len(LETTERS):
-        raise SystemExit(f"pieces={size}: the letters alone are {len(LETTERS)}: give that many or more")
+    if size < len(TEXT8_ALPHABET):
+        raise SystemExit(
+            f"pieces={size}: the letters alone are {len(TEXT8_ALPHABET)}: give that many or more"
+        )
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")
     tokenizer.decoder = decoders.Fuse()
-    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=list(LETTERS), show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=list(TEXT8_ALPHABET), show_progress=False)
     tokenizer.train_from_iterator((text[i : i + CHUNK] for i in range(0, len(text), CHUNK)), trainer)
     if (reached := tokenizer.get_vocab_size()) != size:
-        raise SystemExit(f"pieces={size}: the text yields {reached}: give {len(LETTERS)} … {reached}")
+        raise SystemExit(f"pieces={size}: the text yields {reached}: give {len(TEXT8_ALPHABET)} … {reached}")
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
 def letters(text: np.ndarray) -> str:
     """Symbols as they are read."""
-    return np.frombuffer(LETTERS.encode(), dtype=np.uint8)[text].tobytes().decode()
+    return np.frombuffer(TEXT8_ALPHABET.encode(), dtype=np.uint8)[text].tobytes().decode()
 
 
 def symbols(text: str) -> np.ndarray:
@@ -88,4 +90,4 @@ def symbols(text: str) -> np.ndarray:
     >>> letters(symbols("a cat"))
     'a cat'
     """
-    return np.array([LETTERS.index(letter) for letter in text], dtype=np.uint8)
+    return np.array([TEXT8_ALPHABET.index(letter) for letter in text], dtype=np.uint8)

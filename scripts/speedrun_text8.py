@@ -46,18 +46,19 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pieces import LETTERS, Pieces
+from pieces import Pieces
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from d3pm import AbsorbingTransition, DiscreteDiffusion
+from d3pm.data.normalize import TEXT8_ALPHABET
 from d3pm.networks import CharacterTransformer, TransformerDenoiser
 from d3pm.objectives import AuxiliaryBound, vlb_estimate
 
@@ -116,7 +117,7 @@ class Recipe:
     @property
     def states(self) -> int:
         """Symbols or pieces, and the mask after them."""
-        return (self.pieces or len(LETTERS)) + 1
+        return (self.pieces or len(TEXT8_ALPHABET)) + 1
 
     @property
     def scored(self) -> int:
@@ -148,7 +149,7 @@ def read_text(path: Path) -> np.ndarray:
     """Symbols 0 … 26 of a plain or .xz file of a-z and spaces, uint8."""
     raw = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
     codes = np.full(256, 255, dtype=np.uint8)
-    codes[[ord(letter) for letter in LETTERS]] = np.arange(len(LETTERS))
+    codes[[ord(letter) for letter in TEXT8_ALPHABET]] = np.arange(len(TEXT8_ALPHABET))
     text = codes[np.frombuffer(raw, dtype=np.uint8)]
     if (text == 255).any():
         sys.exit(
@@ -535,18 +536,17 @@ def row_bits(
     return nats / math.log(2)
 
 
-def alike(blocks: Tensor, pieces: Pieces | None) -> list[tuple[Tensor, Tensor, float]]:
+def alike(blocks: Tensor, pieces: Pieces | None) -> Iterator[tuple[Tensor, Tensor, float]]:
     """Blocks as they are written, those of equal length together: which, entries (B, n), bits to tell the length."""
     if pieces is None:
-        return [(torch.arange(len(blocks)), blocks, 0.0)]
+        yield torch.arange(len(blocks)), blocks, 0.0
+        return
     written = pieces.encode_each(list(blocks.cpu().numpy().astype(np.uint8)))
     lengths = np.array([len(ids) for ids in written])
-    return [
-        (torch.from_numpy(which), torch.from_numpy(x0).to(blocks.device), pieces.bits_of_length(n))
-        for n in np.unique(lengths)
-        for which in [np.flatnonzero(lengths == n)]
-        for x0 in [np.stack([written[i] for i in which])]
-    ]
+    for length in np.unique(lengths):
+        which = np.flatnonzero(lengths == length)
+        entries = torch.from_numpy(np.stack([written[i] for i in which]))
+        yield torch.from_numpy(which), entries.to(blocks.device), pieces.bits_of_length(length)
 
 
 def score(
@@ -655,6 +655,8 @@ def main(argv: list[str] | None = None) -> dict:
         sys.exit(f"--set pieces={recipe.pieces}: give it with --pieces, and above 0")
     if args.span % recipe.scored:
         sys.exit(f"--span {args.span}: give a multiple of the block, {recipe.scored}")
+    if args.minutes <= 0:
+        sys.exit(f"--minutes {args.minutes:g}: give more than 0")
     if args.steps is not None and args.steps < 1:
         sys.exit(f"--steps {args.steps}: give 1 or more")
     folder = args.output or Path("runs") / f"speedrun-{args.run}"
@@ -666,7 +668,7 @@ def main(argv: list[str] | None = None) -> dict:
     print(f"{args.run}: {parameters:,} parameters, {recipe}", flush=True)
     clock = Clock(device, 60 * args.minutes)
     written = write(cut(text, "train"), recipe, device)
-    if not args.steps and clock.share() >= 1:
+    if args.pieces and not args.steps and clock.share() >= 1:
         sys.exit(f"--minutes {args.minutes:g}: writing the text in pieces took all of them: give more")
     trained = train(args.run, recipe, network, written, clock, args)
     network.eval()

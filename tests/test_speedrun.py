@@ -396,9 +396,10 @@ def test_a_score_in_pieces_is_of_the_same_characters(pieces):
         (["--run", "d3pm", "--pieces"], "--pieces: d3pm is of characters"),
         (["--run", "d3pm", "--set", "pieces=48"], "--set pieces=48: give it with --pieces"),
         (["--run", "ours", "--pieces", "--set", "pieces=0"], "--set pieces=0: give it with --pieces"),
+        (["--run", "ours", "--minutes", "0"], "--minutes 0: give more than 0"),
     ],
 )
-def test_pieces_are_asked_for_in_one_way(options, said):
+def test_what_makes_no_sense_is_refused_in_a_line(options, said):
     with pytest.raises(SystemExit, match=said):
         speedrun.main([*options, "--cpu"])
 
